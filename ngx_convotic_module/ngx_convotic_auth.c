@@ -1,0 +1,519 @@
+
+/*
+ * Owns the verdict on an API key: the header, the look-up of its digest, and
+ * the reading of the record, field by field.  The key itself is never
+ * logged, stored or sent.
+ *
+ * There are three verdicts.  Valid and denied take a whole, well-formed
+ * answer of a store that has convotic:meta; everything else is unsure.
+ */
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_digest.h"
+#include "ngx_convotic_redis.h"
+#include "ngx_convotic_error.h"
+#include "ngx_convotic_auth.h"
+
+
+#define NGX_CONVOTIC_AUTH_KEY_MAX      256
+
+/* requests per minute that a record may grant */
+#define NGX_CONVOTIC_AUTH_RATE_MAX     1000000000
+
+/* the year 9999: a later second is a number of something else */
+#define NGX_CONVOTIC_AUTH_EXPIRES_MAX  253402300799LL
+
+#define NGX_CONVOTIC_AUTH_TEXT_MAX     1024
+
+
+typedef ngx_int_t (*ngx_convotic_auth_field_pt)(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+
+typedef struct {
+    ngx_str_t                    name;
+    ngx_uint_t                   required;
+    ngx_convotic_auth_field_pt   judge;
+} ngx_convotic_auth_field_t;
+
+
+static ngx_int_t ngx_convotic_auth_header(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_str_t *key);
+static ngx_uint_t ngx_convotic_auth_well_formed(ngx_str_t *key);
+static ngx_int_t ngx_convotic_auth_deny(ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_auth_unsure(ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_auth_meta_handler(void *data,
+    ngx_convotic_resp_t *reply);
+static void ngx_convotic_auth_record_handler(void *data,
+    ngx_convotic_resp_t *reply);
+static ngx_convotic_auth_e ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx,
+    ngx_convotic_resp_t *reply);
+static ngx_int_t ngx_convotic_auth_id(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static ngx_int_t ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static ngx_int_t ngx_convotic_auth_name(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value, ngx_str_t *copy);
+static ngx_int_t ngx_convotic_auth_status(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static ngx_int_t ngx_convotic_auth_rate(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static ngx_int_t ngx_convotic_auth_expires(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static ngx_int_t ngx_convotic_auth_text(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static int64_t ngx_convotic_auth_number(ngx_str_t *value);
+
+
+/*
+ * A judge says NGX_OK, NGX_DECLINED (the key is not to be used) or NGX_ERROR
+ * (the field is malformed).  Fields that are not listed are for others.
+ */
+
+static const ngx_convotic_auth_field_t  ngx_convotic_auth_fields[] = {
+    { ngx_string("id"), 1, ngx_convotic_auth_id },
+    { ngx_string("workspace"), 1, ngx_convotic_auth_workspace },
+    { ngx_string("status"), 1, ngx_convotic_auth_status },
+    { ngx_string("rate"), 0, ngx_convotic_auth_rate },
+    { ngx_string("expires"), 0, ngx_convotic_auth_expires },
+    { ngx_string("name"), 0, ngx_convotic_auth_text },
+    { ngx_string("created"), 0, ngx_convotic_auth_text }
+};
+
+#define NGX_CONVOTIC_AUTH_FIELDS                                              \
+    (sizeof(ngx_convotic_auth_fields) / sizeof(ngx_convotic_auth_fields[0]))
+
+
+ngx_int_t
+ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    u_char                    *p;
+    ngx_int_t                  rc;
+    ngx_str_t                  key, meta[2], record[2];
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    rc = ngx_convotic_auth_header(r, ctx, &key);
+
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    if (ngx_convotic_digest_hex(mcf->digest, &key, 1, ctx->key_hash)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    p = ngx_pnalloc(r->pool, 2 * mcf->prefix.len + sizeof("metakey:") - 1
+                             + NGX_CONVOTIC_HEX_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_str_set(&meta[0], "EXISTS");
+    meta[1].data = p;
+    p = ngx_cpymem(p, mcf->prefix.data, mcf->prefix.len);
+    p = ngx_cpymem(p, "meta", 4);
+    meta[1].len = p - meta[1].data;
+
+    ngx_str_set(&record[0], "HGETALL");
+    record[1].data = p;
+    p = ngx_cpymem(p, mcf->prefix.data, mcf->prefix.len);
+    p = ngx_cpymem(p, "key:", 4);
+    p = ngx_cpymem(p, ctx->key_hash, NGX_CONVOTIC_HEX_LEN);
+    record[1].len = p - record[1].data;
+
+    /* one server, one connection: the replies come in this order */
+
+    ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, meta,
+                                            ngx_convotic_auth_meta_handler,
+                                            ctx);
+    if (ctx->slots[0] == NULL) {
+        return ngx_convotic_auth_unsure(ctx);
+    }
+
+    ctx->slots[1] = ngx_convotic_redis_send(mcf->keys, 2, record,
+                                            ngx_convotic_auth_record_handler,
+                                            ctx);
+    if (ctx->slots[1] == NULL) {
+
+        if (ctx->slots[0]) {
+            ngx_convotic_redis_cancel(ctx->slots[0]);
+            ctx->slots[0] = NULL;
+        }
+
+        return ngx_convotic_auth_unsure(ctx);
+    }
+
+    return NGX_AGAIN;
+}
+
+
+ngx_int_t
+ngx_convotic_auth_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    switch (ctx->verdict) {
+
+    case NGX_CONVOTIC_AUTH_VALID:
+        return NGX_OK;
+
+    case NGX_CONVOTIC_AUTH_DENIED:
+        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                      "key %*s... is refused", (size_t) 12, ctx->key_hash);
+
+        return ngx_convotic_auth_deny(ctx);
+
+    default: /* NGX_CONVOTIC_AUTH_UNSURE */
+        return ngx_convotic_auth_unsure(ctx);
+    }
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_header(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_str_t *key)
+{
+    ngx_uint_t        i, n;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    n = 0;
+    part = &r->headers_in.headers.part;
+    header = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            header = part->elts;
+            i = 0;
+        }
+
+        if (header[i].key.len == sizeof("X-API-Key") - 1
+            && ngx_strncasecmp(header[i].key.data, (u_char *) "X-API-Key",
+                               sizeof("X-API-Key") - 1)
+               == 0)
+        {
+            *key = header[i].value;
+            n++;
+        }
+    }
+
+    if (n == 0) {
+        ngx_convotic_error_format(r->pool, &ctx->answer,
+                                  NGX_HTTP_UNAUTHORIZED,
+                                  "Missing X-API-Key header");
+        return NGX_DONE;
+    }
+
+    if (n > 1) {
+        ngx_convotic_error_format(r->pool, &ctx->answer, NGX_HTTP_BAD_REQUEST,
+                                "Header 'X-API-Key' must appear at most once");
+        return NGX_DONE;
+    }
+
+    if (!ngx_convotic_auth_well_formed(key)) {
+        return ngx_convotic_auth_deny(ctx);
+    }
+
+    return NGX_OK;
+}
+
+
+/* visible ASCII: what can be a key at all is worth a question to Redis */
+
+static ngx_uint_t
+ngx_convotic_auth_well_formed(ngx_str_t *key)
+{
+    size_t  i;
+
+    if (key->len == 0 || key->len > NGX_CONVOTIC_AUTH_KEY_MAX) {
+        return 0;
+    }
+
+    for (i = 0; i < key->len; i++) {
+        if (key->data[i] <= ' ' || key->data[i] > '~') {
+            return 0;
+        }
+    }
+
+    return 1;
+}
+
+
+/* one message for every reason, so that none is disclosed */
+
+static ngx_int_t
+ngx_convotic_auth_deny(ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_error_set(&ctx->answer, NGX_HTTP_UNAUTHORIZED);
+    ngx_str_set(&ctx->answer.message, "Invalid API key");
+
+    return NGX_DONE;
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_unsure(ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_error_set(&ctx->answer, NGX_HTTP_SERVICE_UNAVAILABLE);
+    ctx->answer.retry_after = NGX_CONVOTIC_RETRY_AFTER;
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_convotic_auth_meta_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_convotic_ctx_t  *ctx = data;
+
+    ctx->slots[0] = NULL;
+
+    ctx->meta = (reply && reply->type == NGX_CONVOTIC_RESP_INTEGER
+                 && reply->integer == 1);
+}
+
+
+static void
+ngx_convotic_auth_record_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_log_t           *log;
+    ngx_convotic_ctx_t  *ctx = data;
+
+    ctx->slots[1] = NULL;
+    ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
+
+    log = ctx->request->connection->log;
+
+    if (reply == NULL || reply->type != NGX_CONVOTIC_RESP_ARRAY) {
+        ngx_log_error(NGX_LOG_WARN, log, 0,
+                      "Redis cannot say whether key %*s... is valid",
+                      (size_t) 12, ctx->key_hash);
+
+    } else if (!ctx->meta) {
+        ngx_log_error(NGX_LOG_ERR, log, 0,
+                      "Redis has no \"meta\" and is not believed: run "
+                      "\"convoticctl init\" if this is the right, "
+                      "and a complete, store");
+
+    } else {
+        ctx->verdict = ngx_convotic_auth_judge(ctx, reply);
+    }
+
+    ctx->resume(ctx);
+}
+
+
+static ngx_convotic_auth_e
+ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx, ngx_convotic_resp_t *reply)
+{
+    ngx_int_t                         rc;
+    ngx_str_t                        *value, *name;
+    ngx_uint_t                        i, n;
+    ngx_convotic_auth_e               verdict;
+    const ngx_convotic_auth_field_t  *field;
+
+    if (reply->nelts == 0) {
+        return NGX_CONVOTIC_AUTH_DENIED;
+    }
+
+    verdict = NGX_CONVOTIC_AUTH_VALID;
+    field = ngx_convotic_auth_fields;
+
+    for (n = 0; n < NGX_CONVOTIC_AUTH_FIELDS; n++) {
+
+        value = NULL;
+
+        for (i = 0; i + 1 < reply->nelts; i += 2) {
+
+            if (reply->elts[i]->type != NGX_CONVOTIC_RESP_STRING
+                || reply->elts[i + 1]->type != NGX_CONVOTIC_RESP_STRING)
+            {
+                return NGX_CONVOTIC_AUTH_UNSURE;
+            }
+
+            name = &reply->elts[i]->str;
+
+            if (name->len == field[n].name.len
+                && ngx_memcmp(name->data, field[n].name.data, name->len) == 0)
+            {
+                value = &reply->elts[i + 1]->str;
+                break;
+            }
+        }
+
+        if (value == NULL && !field[n].required) {
+            continue;
+        }
+
+        rc = value ? field[n].judge(ctx, value) : NGX_ERROR;
+
+        if (rc == NGX_ERROR) {
+            ngx_log_error(NGX_LOG_WARN, ctx->request->connection->log, 0,
+                          "the record of key %*s... is refused: "
+                          "its field \"%V\" is %s",
+                          (size_t) 12, ctx->key_hash, &field[n].name,
+                          value ? "malformed" : "missing");
+        }
+
+        if (rc != NGX_OK) {
+            verdict = NGX_CONVOTIC_AUTH_DENIED;
+        }
+    }
+
+    return verdict;
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_id(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    return ngx_convotic_auth_name(ctx, value, &ctx->key_id);
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    return ngx_convotic_auth_name(ctx, value, &ctx->workspace);
+}
+
+
+/*
+ * The characters leave no doubt where a name ends in a Redis key, in an
+ * envelope or in a header.
+ */
+
+static ngx_int_t
+ngx_convotic_auth_name(ngx_convotic_ctx_t *ctx, ngx_str_t *value,
+    ngx_str_t *copy)
+{
+    size_t  i;
+    u_char  ch;
+
+    if (value->len == 0 || value->len > NGX_CONVOTIC_NAME_LEN) {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < value->len; i++) {
+        ch = value->data[i];
+
+        if ((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z')
+            || (ch >= '0' && ch <= '9')
+            || ch == '.' || ch == '_' || ch == '-')
+        {
+            continue;
+        }
+
+        return NGX_ERROR;
+    }
+
+    copy->data = ngx_pstrdup(ctx->request->pool, value);
+    if (copy->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    copy->len = value->len;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_status(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    if (value->len == 6 && ngx_memcmp(value->data, "active", 6) == 0) {
+        return NGX_OK;
+    }
+
+    if (value->len == 8 && ngx_memcmp(value->data, "disabled", 8) == 0) {
+        return NGX_DECLINED;
+    }
+
+    if (value->len == 7 && ngx_memcmp(value->data, "revoked", 7) == 0) {
+        return NGX_DECLINED;
+    }
+
+    return NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_rate(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    int64_t  n;
+
+    n = ngx_convotic_auth_number(value);
+
+    return (n >= 1 && n <= NGX_CONVOTIC_AUTH_RATE_MAX) ? NGX_OK : NGX_ERROR;
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_expires(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    int64_t  n;
+
+    n = ngx_convotic_auth_number(value);
+
+    if (n < 0 || n > NGX_CONVOTIC_AUTH_EXPIRES_MAX) {
+        return NGX_ERROR;
+    }
+
+    return (n > (int64_t) ngx_time()) ? NGX_OK : NGX_DECLINED;
+}
+
+
+/* for people; of no use here, but absurd ones show a broken writer */
+
+static ngx_int_t
+ngx_convotic_auth_text(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    size_t  i;
+
+    if (value->len > NGX_CONVOTIC_AUTH_TEXT_MAX) {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < value->len; i++) {
+        if (value->data[i] < ' ') {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/* decimal digits only, at most 12 of them; else -1 */
+
+static int64_t
+ngx_convotic_auth_number(ngx_str_t *value)
+{
+    size_t   i;
+    int64_t  n;
+
+    if (value->len == 0 || value->len > 12) {
+        return -1;
+    }
+
+    n = 0;
+
+    for (i = 0; i < value->len; i++) {
+
+        if (value->data[i] < '0' || value->data[i] > '9') {
+            return -1;
+        }
+
+        n = n * 10 + (value->data[i] - '0');
+    }
+
+    return n;
+}

@@ -1,0 +1,183 @@
+
+/*
+ * Owns the table of errors.  A message tells a client what it can mend and
+ * nothing of what happened behind the gateway.
+ */
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_error.h"
+
+
+#define NGX_CONVOTIC_ERROR_TEXT  512
+
+
+typedef struct {
+    ngx_uint_t   status;
+    const char  *code;
+    ngx_str_t    message;
+} ngx_convotic_error_t;
+
+
+static const char  ngx_convotic_unauthorized[] = "UNAUTHORIZED";
+static const char  ngx_convotic_invalid_request[] = "INVALID_REQUEST";
+static const char  ngx_convotic_not_found[] = "NOT_FOUND";
+static const char  ngx_convotic_rate_limited[] = "RATE_LIMITED";
+static const char  ngx_convotic_internal_error[] = "INTERNAL_ERROR";
+
+
+/* the first row of a hundred is for statuses that have none of their own */
+
+static const ngx_convotic_error_t  ngx_convotic_errors[] = {
+
+    { 499, ngx_convotic_invalid_request,
+      ngx_string("The request could not be processed") },
+    { 400, ngx_convotic_invalid_request, ngx_string("Malformed request") },
+    { 401, ngx_convotic_unauthorized, ngx_string("Authentication required") },
+    { 403, ngx_convotic_unauthorized, ngx_string("Access denied") },
+    { 404, ngx_convotic_not_found, ngx_string("Resource not found") },
+    { 405, ngx_convotic_invalid_request, ngx_string("Method not allowed") },
+    { 406, ngx_convotic_invalid_request, ngx_string("Not acceptable") },
+    { 408, ngx_convotic_invalid_request, ngx_string("Request timed out") },
+    { 409, ngx_convotic_invalid_request, ngx_string("Conflict") },
+    { 410, ngx_convotic_not_found,
+      ngx_string("Resource is no longer available") },
+    { 411, ngx_convotic_invalid_request,
+      ngx_string("Content-Length is required") },
+    { 412, ngx_convotic_invalid_request, ngx_string("Precondition failed") },
+    { 413, ngx_convotic_invalid_request,
+      ngx_string("Request body is too large") },
+    { 414, ngx_convotic_invalid_request, ngx_string("Request URI is too long") },
+    { 415, ngx_convotic_invalid_request, ngx_string("Unsupported media type") },
+    { 416, ngx_convotic_invalid_request, ngx_string("Range not satisfiable") },
+    { 421, ngx_convotic_invalid_request, ngx_string("Misdirected request") },
+    { 429, ngx_convotic_rate_limited, ngx_string("Rate limit exceeded") },
+
+    { 599, ngx_convotic_internal_error, ngx_string("An unexpected error occurred") },
+    { 501, ngx_convotic_internal_error, ngx_string("Not implemented") },
+    { 502, ngx_convotic_internal_error,
+      ngx_string("The contacts service gave no valid answer") },
+    { 503, ngx_convotic_internal_error,
+      ngx_string("Service temporarily unavailable") },
+    { 504, ngx_convotic_internal_error,
+      ngx_string("The contacts service did not answer in time") },
+    { 505, ngx_convotic_internal_error,
+      ngx_string("HTTP version not supported") },
+
+    { 0, NULL, ngx_null_string }
+};
+
+
+static const ngx_convotic_error_t *ngx_convotic_error_lookup(
+    ngx_uint_t status);
+
+
+const char *
+ngx_convotic_error_code(ngx_uint_t status)
+{
+    return ngx_convotic_error_lookup(status)->code;
+}
+
+
+const char *
+ngx_convotic_error_documented(ngx_str_t *code)
+{
+    const ngx_convotic_error_t  *e;
+
+    for (e = ngx_convotic_errors; e->status; e++) {
+
+        if (ngx_strlen(e->code) == code->len
+            && ngx_strncmp(e->code, code->data, code->len) == 0)
+        {
+            return e->code;
+        }
+    }
+
+    return NULL;
+}
+
+
+ngx_uint_t
+ngx_convotic_error_status(ngx_convotic_loc_conf_t *conf, ngx_uint_t status,
+    const char *code)
+{
+    if (conf->error_status == NGX_CONVOTIC_STATUS_PRESERVE) {
+        return status;
+    }
+
+    if (code == ngx_convotic_unauthorized) {
+        return NGX_HTTP_UNAUTHORIZED;
+    }
+
+    if (code == ngx_convotic_invalid_request) {
+        return NGX_HTTP_BAD_REQUEST;
+    }
+
+    if (code == ngx_convotic_not_found) {
+        return NGX_HTTP_NOT_FOUND;
+    }
+
+    if (code == ngx_convotic_rate_limited) {
+        return NGX_HTTP_TOO_MANY_REQUESTS;
+    }
+
+    return NGX_HTTP_INTERNAL_SERVER_ERROR;
+}
+
+
+void
+ngx_convotic_error_set(ngx_convotic_answer_t *answer, ngx_uint_t status)
+{
+    const ngx_convotic_error_t  *e;
+
+    e = ngx_convotic_error_lookup(status);
+
+    answer->status = status;
+    answer->code = e->code;
+    answer->message = e->message;
+}
+
+
+void ngx_cdecl
+ngx_convotic_error_format(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
+    ngx_uint_t status, const char *fmt, ...)
+{
+    u_char   *p, *last;
+    va_list   args;
+
+    ngx_convotic_error_set(answer, status);
+
+    p = ngx_pnalloc(pool, NGX_CONVOTIC_ERROR_TEXT);
+    if (p == NULL) {
+        return;
+    }
+
+    va_start(args, fmt);
+    last = ngx_vslprintf(p, p + NGX_CONVOTIC_ERROR_TEXT, fmt, args);
+    va_end(args);
+
+    answer->message.data = p;
+    answer->message.len = last - p;
+}
+
+
+static const ngx_convotic_error_t *
+ngx_convotic_error_lookup(ngx_uint_t status)
+{
+    const ngx_convotic_error_t  *e, *other;
+
+    other = ngx_convotic_errors;
+
+    for (e = ngx_convotic_errors; e->status; e++) {
+
+        if (e->status == status) {
+            return e;
+        }
+
+        if (e->status % 100 == 99 && status >= e->status - 99) {
+            other = e;
+        }
+    }
+
+    return other;
+}

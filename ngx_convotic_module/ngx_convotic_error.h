@@ -1,0 +1,35 @@
+
+/*
+ * Statuses, codes and messages of errors, and the documented body.
+ */
+
+
+#ifndef _NGX_CONVOTIC_ERROR_H_INCLUDED_
+#define _NGX_CONVOTIC_ERROR_H_INCLUDED_
+
+
+#include "ngx_convotic_conf.h"
+
+
+/* the documented code of a status >= 400, whoever answered with it */
+const char *ngx_convotic_error_code(ngx_uint_t status);
+
+/* code, if it is one of the documented five; else NULL */
+const char *ngx_convotic_error_documented(ngx_str_t *code);
+
+/* the status that goes to the client, by "convotic_error_status" */
+ngx_uint_t ngx_convotic_error_status(ngx_convotic_loc_conf_t *conf,
+    ngx_uint_t status, const char *code);
+
+/* an answer with our own text for the status; both strings are constants */
+void ngx_convotic_error_set(ngx_convotic_answer_t *answer, ngx_uint_t status);
+
+/*
+ * An answer with a text as of ngx_sprintf(), cut at 512 bytes, in the pool.
+ * The text is ASCII.  Without memory, as ngx_convotic_error_set().
+ */
+void ngx_cdecl ngx_convotic_error_format(ngx_pool_t *pool,
+    ngx_convotic_answer_t *answer, ngx_uint_t status, const char *fmt, ...);
+
+
+#endif /* _NGX_CONVOTIC_ERROR_H_INCLUDED_ */

@@ -1,0 +1,1090 @@
+
+/*
+ * Owns the way to the upstream and back: the subrequest and what it may
+ * carry, the collecting of its output, the judging, the answer that follows.
+ *
+ * Two requests are involved.  r, the main one, waits and is not touched, so
+ * that its variables and logs stay true.  sr, its clone in the background,
+ * runs the location's own content handler, "proxy_pass" most likely.  The
+ * fill lives in the main request's pool.  It ends once: when sr is finalized
+ * or, before that, by its timer, which is also how it is cut short, for a
+ * filter cannot stop an upstream that has called it.
+ */
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_json.h"
+#include "ngx_convotic_fresh.h"
+#include "ngx_convotic_error.h"
+#include "ngx_convotic_cache.h"
+#include "ngx_convotic_send.h"
+#include "ngx_convotic_fill.h"
+
+
+/* where an error's body may have a message */
+#define NGX_CONVOTIC_FILL_ERROR_MAX   16384
+
+/* of trace ids, which are passed on if they are visible ASCII */
+#define NGX_CONVOTIC_FILL_TRACE_MAX   512
+
+/* of a body whose length is not known, to begin with */
+#define NGX_CONVOTIC_FILL_BUFFER      8192
+
+
+struct ngx_convotic_fill_s {
+    ngx_http_request_t         *request;     /* sr */
+    ngx_convotic_ctx_t         *ctx;         /* r's */
+    ngx_event_t                 event;       /* the deadline, or the end */
+    ngx_http_posted_request_t   posted;      /* r, to be woken */
+
+    ngx_uint_t                  status;      /* 0: no header yet */
+    ngx_str_t                   body;
+    size_t                      size;        /* allocated */
+    size_t                      max;         /* 0: the body is of no use */
+    ngx_array_t                 headers;     /* of ngx_convotic_header_t */
+    ngx_convotic_fresh_t        fresh;
+
+    const char                 *refused;     /* why; NULL: not */
+    ngx_uint_t                  refused_status;
+    unsigned                    complete:1;  /* the end of the body was seen */
+    unsigned                    ended:1;
+};
+
+
+typedef struct {
+    ngx_str_t                   name;
+    ngx_uint_t                  errors;      /* kept with errors too */
+} ngx_convotic_fill_kept_t;
+
+
+static ngx_int_t ngx_convotic_fill_start(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_fill_t *fill);
+static void ngx_convotic_fill_abort_handler(ngx_http_request_t *sr);
+static ngx_int_t ngx_convotic_fill_prepare(ngx_http_request_t *r,
+    ngx_http_request_t *sr, ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_fill_variables(ngx_http_request_t *sr);
+static ngx_int_t ngx_convotic_fill_headers(ngx_http_request_t *r,
+    ngx_http_request_t *sr, ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_fill_host(ngx_http_request_t *r,
+    ngx_http_request_t *sr);
+static ngx_int_t ngx_convotic_fill_trace(ngx_http_request_t *r,
+    ngx_http_request_t *sr);
+static ngx_table_elt_t *ngx_convotic_fill_add(ngx_http_request_t *sr,
+    ngx_str_t *name, ngx_str_t *value);
+static void ngx_convotic_fill_cleanup(void *data);
+static void ngx_convotic_fill_refuse(ngx_convotic_fill_t *fill,
+    ngx_uint_t status, const char *why);
+static void ngx_convotic_fill_event_handler(ngx_event_t *ev);
+static void ngx_convotic_fill_inspect(ngx_convotic_fill_t *fill,
+    ngx_http_request_t *sr);
+static void ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
+    ngx_table_elt_t *header);
+static void ngx_convotic_fill_keep(ngx_convotic_fill_t *fill,
+    ngx_table_elt_t *header);
+static ngx_uint_t ngx_convotic_fill_canonical(ngx_http_request_t *sr,
+    ngx_str_t *query);
+static void ngx_convotic_fill_collect(ngx_convotic_fill_t *fill,
+    ngx_http_request_t *sr, ngx_buf_t *b);
+static ngx_int_t ngx_convotic_fill_done(ngx_http_request_t *sr, void *data,
+    ngx_int_t rc);
+static void ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc);
+static void ngx_convotic_fill_judge(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill, ngx_int_t rc);
+static void ngx_convotic_fill_judge_body(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill);
+static void ngx_convotic_fill_store(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill);
+static void ngx_convotic_fill_error(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill, ngx_uint_t status);
+static void ngx_convotic_fill_bad(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill, ngx_uint_t status, const char *why);
+
+
+/* what of the upstream's headers goes to the client */
+
+static const ngx_convotic_fill_kept_t  ngx_convotic_fill_kept[] = {
+    { ngx_string("Sunset"), 1 },
+    { ngx_string("Deprecation"), 1 },
+    { ngx_string("Link"), 1 },
+    { ngx_string("Retry-After"), 2 },
+    { ngx_string("Allow"), 2 },
+    { ngx_null_string, 0 }
+};
+
+#define NGX_CONVOTIC_FILL_KEPT_ALWAYS  1
+#define NGX_CONVOTIC_FILL_KEPT_ERRORS  2
+
+
+ngx_int_t
+ngx_convotic_fill_handler(ngx_http_request_t *r)
+{
+    ngx_http_cleanup_t   *cln;
+    ngx_convotic_ctx_t   *ctx;
+    ngx_convotic_fill_t  *fill;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                   "convotic fill handler: \"%V\"", &ctx->query);
+
+    fill = ngx_pcalloc(r->pool, sizeof(ngx_convotic_fill_t));
+    cln = ngx_http_cleanup_add(r, 0);
+
+    if (fill == NULL || cln == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    cln->handler = ngx_convotic_fill_cleanup;
+    cln->data = fill;
+
+    fill->ctx = ctx;
+    ctx->fill = fill;
+
+    if (ngx_convotic_fill_start(r, ctx, fill) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    /*
+     * The main request now waits for the fill, whether its client does or
+     * not: what has been asked for is worth storing.
+     */
+
+    r->read_event_handler = ngx_http_block_reading;
+    r->write_event_handler = ngx_http_request_empty_handler;
+
+    r->main->count++;
+
+    return NGX_DONE;
+}
+
+
+ngx_convotic_fill_t *
+ngx_convotic_fill_get(ngx_http_request_t *r)
+{
+    if (r->post_subrequest == NULL
+        || r->post_subrequest->handler != ngx_convotic_fill_done)
+    {
+        return NULL;
+    }
+
+    return r->post_subrequest->data;
+}
+
+
+static ngx_int_t
+ngx_convotic_fill_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_fill_t *fill)
+{
+    ngx_http_request_t          *sr;
+    ngx_convotic_loc_conf_t     *conf;
+    ngx_http_post_subrequest_t  *ps;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+    if (ngx_array_init(&fill->headers, r->pool, 4,
+                       sizeof(ngx_convotic_header_t))
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ps = ngx_palloc(r->pool, sizeof(ngx_http_post_subrequest_t));
+    if (ps == NULL) {
+        return NGX_ERROR;
+    }
+
+    ps->handler = ngx_convotic_fill_done;
+    ps->data = fill;
+
+    if (ngx_http_subrequest(r, &r->uri, &ctx->query, &sr, ps,
+                            NGX_HTTP_SUBREQUEST_CLONE
+                            |NGX_HTTP_SUBREQUEST_BACKGROUND)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    fill->request = sr;
+
+    fill->event.handler = ngx_convotic_fill_event_handler;
+    fill->event.data = fill;
+    fill->event.log = r->connection->log;
+
+    ngx_add_timer(&fill->event, conf->fill_timeout);
+
+    if (ngx_convotic_fill_prepare(r, sr, ctx) != NGX_OK) {
+
+        /* it has been posted and counted: it is to end as any other */
+
+        sr->write_event_handler = ngx_convotic_fill_abort_handler;
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_convotic_fill_abort_handler(ngx_http_request_t *sr)
+{
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, sr->connection->log, 0,
+                   "convotic fill abort handler");
+
+    ngx_http_finalize_request(sr, NGX_HTTP_INTERNAL_SERVER_ERROR);
+}
+
+
+/*
+ * What is not in the cache's key must not steer the answer: of the client's
+ * request, the subrequest has nothing but what is put in here.
+ */
+
+static ngx_int_t
+ngx_convotic_fill_prepare(ngx_http_request_t *r, ngx_http_request_t *sr,
+    ngx_convotic_ctx_t *ctx)
+{
+    u_char                    *p;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
+
+    sr->content_handler = clcf->handler;
+    sr->method = NGX_HTTP_GET;
+    sr->method_name = ngx_http_core_get_method;
+    sr->filter_need_in_memory = 1;
+    sr->request_body = NULL;
+
+    /* "proxy_pass" without a URI would send the client's own otherwise */
+
+    sr->valid_unparsed_uri = 0;
+
+    p = ngx_pnalloc(r->pool, r->uri.len + 1 + ctx->query.len);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    sr->unparsed_uri.data = p;
+    sr->unparsed_uri.len = ngx_sprintf(p, "%V?%V", &r->uri, &ctx->query) - p;
+
+    if (ngx_convotic_fill_variables(sr) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_convotic_fill_headers(r, sr, ctx);
+}
+
+
+/*
+ * Values of its own, so that what it evaluates is not logged as the client's;
+ * those that "set" and the like have made stay, those that are read from the
+ * request are to be read from this one.
+ */
+
+static ngx_int_t
+ngx_convotic_fill_variables(ngx_http_request_t *sr)
+{
+    size_t                      n;
+    ngx_str_t                  *name;
+    ngx_uint_t                  i, k;
+    ngx_http_variable_t        *v;
+    ngx_http_variable_value_t  *value;
+    ngx_http_core_main_conf_t  *cmcf;
+
+    static ngx_str_t  reread[] = {
+        ngx_string("http_"),
+        ngx_string("cookie_"),
+        ngx_string("arg_"),
+        ngx_string("request_"),
+        ngx_string("content_"),
+        ngx_string("host"),
+        ngx_null_string
+    };
+
+    cmcf = ngx_http_get_module_main_conf(sr, ngx_http_core_module);
+
+    n = cmcf->variables.nelts * sizeof(ngx_http_variable_value_t);
+
+    value = ngx_palloc(sr->pool, n);
+    if (value == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(value, sr->variables, n);
+
+    v = cmcf->variables.elts;
+
+    for (i = 0; i < cmcf->variables.nelts; i++) {
+        name = &v[i].name;
+
+        for (k = 0; reread[k].len; k++) {
+
+            if (name->len >= reread[k].len
+                && ngx_strncmp(name->data, reread[k].data, reread[k].len) == 0)
+            {
+                value[i].valid = 0;
+                value[i].not_found = 0;
+            }
+        }
+    }
+
+    sr->variables = value;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_fill_headers(ngx_http_request_t *r, ngx_http_request_t *sr,
+    ngx_convotic_ctx_t *ctx)
+{
+    static ngx_str_t  accept = ngx_string("Accept");
+    static ngx_str_t  json = ngx_string("application/json");
+    static ngx_str_t  workspace = ngx_string("X-Convotic-Workspace");
+    static ngx_str_t  key_id = ngx_string("X-Convotic-Key-Id");
+
+    ngx_memzero(&sr->headers_in, sizeof(ngx_http_headers_in_t));
+
+    sr->headers_in.content_length_n = -1;
+    sr->headers_in.keep_alive_n = -1;
+
+    if (ngx_list_init(&sr->headers_in.headers, r->pool, 8,
+                      sizeof(ngx_table_elt_t))
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ngx_convotic_fill_add(sr, &workspace, &ctx->workspace) == NULL
+        || ngx_convotic_fill_add(sr, &key_id, &ctx->key_id) == NULL
+        || ngx_convotic_fill_add(sr, &accept, &json) == NULL)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ngx_convotic_fill_host(r, sr) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    return ngx_convotic_fill_trace(r, sr);
+}
+
+
+/* the server's own name, where it has one: not the client's choice */
+
+static ngx_int_t
+ngx_convotic_fill_host(ngx_http_request_t *r, ngx_http_request_t *sr)
+{
+    ngx_str_t                 value;
+    ngx_convotic_loc_conf_t  *conf;
+
+    static ngx_str_t  host = ngx_string("Host");
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+    if (conf->host.len) {
+        value = conf->host;
+        sr->headers_in.server = conf->host;
+
+    } else {
+        sr->headers_in.server = r->headers_in.server;
+        value = r->headers_in.host ? r->headers_in.host->value
+                                   : r->headers_in.server;
+    }
+
+    if (value.len == 0) {
+        return NGX_OK;
+    }
+
+    sr->headers_in.host = ngx_convotic_fill_add(sr, &host, &value);
+
+    return sr->headers_in.host ? NGX_OK : NGX_ERROR;
+}
+
+
+/* these trace a request and steer nothing */
+
+static ngx_int_t
+ngx_convotic_fill_trace(ngx_http_request_t *r, ngx_http_request_t *sr)
+{
+    size_t            n;
+    ngx_uint_t        i, k, seen;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    static ngx_str_t  names[] = {
+        ngx_string("traceparent"),
+        ngx_string("tracestate"),
+        ngx_string("X-Request-Id")
+    };
+
+    seen = 0;
+    part = &r->headers_in.headers.part;
+    header = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            header = part->elts;
+            i = 0;
+        }
+
+        for (k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
+
+            if (header[i].key.len != names[k].len
+                || ngx_strncasecmp(header[i].key.data, names[k].data,
+                                   names[k].len)
+                   != 0
+                || header[i].value.len > NGX_CONVOTIC_FILL_TRACE_MAX
+                || (seen & (1 << k)))
+            {
+                continue;
+            }
+
+            for (n = 0; n < header[i].value.len; n++) {
+                if (header[i].value.data[n] < ' '
+                    || header[i].value.data[n] > '~')
+                {
+                    break;
+                }
+            }
+
+            if (n < header[i].value.len) {
+                continue;
+            }
+
+            seen |= 1 << k;
+
+            if (ngx_convotic_fill_add(sr, &names[k], &header[i].value)
+                == NULL)
+            {
+                return NGX_ERROR;
+            }
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_table_elt_t *
+ngx_convotic_fill_add(ngx_http_request_t *sr, ngx_str_t *name,
+    ngx_str_t *value)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&sr->headers_in.headers);
+    if (h == NULL) {
+        return NULL;
+    }
+
+    /* "next" too, which nginx has since 1.23 */
+
+    ngx_memzero(h, sizeof(ngx_table_elt_t));
+
+    h->key = *name;
+    h->value = *value;
+
+    h->lowcase_key = ngx_pnalloc(sr->pool, name->len);
+    if (h->lowcase_key == NULL) {
+        return NULL;
+    }
+
+    h->hash = ngx_hash_strlow(h->lowcase_key, name->data, name->len);
+
+    return h;
+}
+
+
+/* the main request ends: nothing of the fill may run after this */
+
+static void
+ngx_convotic_fill_cleanup(void *data)
+{
+    ngx_convotic_fill_t  *fill = data;
+
+    fill->ended = 1;
+
+    if (fill->event.timer_set) {
+        ngx_del_timer(&fill->event);
+    }
+
+    if (fill->event.posted) {
+        ngx_delete_posted_event(&fill->event);
+    }
+}
+
+
+/* to be cut short, but not from within the upstream's own call */
+
+static void
+ngx_convotic_fill_refuse(ngx_convotic_fill_t *fill, ngx_uint_t status,
+    const char *why)
+{
+    if (fill->refused) {
+        return;
+    }
+
+    fill->refused = why;
+    fill->refused_status = status;
+
+    if (!fill->event.posted) {
+        ngx_post_event(&fill->event, &ngx_posted_events);
+    }
+}
+
+
+static void
+ngx_convotic_fill_event_handler(ngx_event_t *ev)
+{
+    ngx_connection_t            *c;
+    ngx_http_request_t          *r, *sr;
+    ngx_convotic_fill_t         *fill;
+    ngx_http_upstream_t         *u;
+    ngx_http_cleanup_pt          cancel;
+
+    fill = ev->data;
+    sr = fill->request;
+    r = sr->main;
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, c->log, 0,
+                   "convotic fill event handler");
+
+    if (fill->refused == NULL) {
+        fill->refused = "it did not come in time";
+        fill->refused_status = NGX_HTTP_GATEWAY_TIME_OUT;
+    }
+
+    u = sr->upstream;
+
+    /*
+     * Closes the upstream's connection and gives back the subrequest's count,
+     * without calling ngx_convotic_fill_done().  What has no upstream cannot
+     * be stopped and is not waited for.
+     */
+
+    if (u && u->cleanup) {
+        cancel = *u->cleanup;
+        cancel(sr);
+
+        sr->write_event_handler = ngx_http_request_empty_handler;
+    }
+
+    ngx_convotic_fill_end(fill, NGX_ERROR);
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+ngx_int_t
+ngx_convotic_fill_header(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
+{
+    off_t                     length;
+    ngx_http_upstream_t      *u;
+    ngx_convotic_loc_conf_t  *conf;
+
+    sr->header_sent = 1;
+
+    if (fill->ended) {
+        return NGX_OK;
+    }
+
+    u = sr->upstream;
+    conf = ngx_http_get_module_loc_conf(sr->main, ngx_convotic_module);
+
+    fill->status = sr->headers_out.status;
+
+    if (u) {
+
+        /* no temporary files, and no waiting for the client to read */
+
+        u->buffering = 0;
+
+        if (u->cacheable || u->store
+#if (NGX_HTTP_CACHE)
+            || sr->cached
+#endif
+           )
+        {
+            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                     "proxy_cache and proxy_store know no "
+                                     "tenant");
+            return NGX_OK;
+        }
+    }
+
+    if (sr->uri_changes != NGX_HTTP_MAX_URI_CHANGES + 1) {
+        ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY,
+                                 "it was redirected within nginx");
+        return NGX_OK;
+    }
+
+    ngx_convotic_fresh_init(&fill->fresh, u ? u->conf->ignore_headers : 0);
+
+    ngx_convotic_fill_inspect(fill, sr);
+
+    if (fill->refused) {
+        return NGX_OK;
+    }
+
+    length = sr->headers_out.content_length_n;
+
+    if (fill->status == NGX_HTTP_OK) {
+        fill->max = conf->cache_max_size;
+
+        if (length > (off_t) fill->max) {
+            ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY,
+                                     "it is larger than "
+                                     "\"convotic_cache_max_size\"");
+            return NGX_OK;
+        }
+
+    } else if (fill->status >= NGX_HTTP_BAD_REQUEST
+               && fill->status < NGX_HTTP_INTERNAL_SERVER_ERROR)
+    {
+        fill->max = NGX_CONVOTIC_FILL_ERROR_MAX;
+    }
+
+    fill->size = (length > 0 && length <= (off_t) fill->max)
+                 ? (size_t) length
+                 : ngx_min(fill->max, NGX_CONVOTIC_FILL_BUFFER);
+
+    if (fill->size) {
+        fill->body.data = ngx_pnalloc(sr->pool, fill->size);
+
+        if (fill->body.data == NULL) {
+            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                     "no memory");
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+ngx_int_t
+ngx_convotic_fill_body(ngx_convotic_fill_t *fill, ngx_http_request_t *sr,
+    ngx_chain_t *in)
+{
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    for (cl = in; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (!fill->ended && fill->refused == NULL) {
+            ngx_convotic_fill_collect(fill, sr, b);
+        }
+
+        /* a lone flush, of an upstream that broke off, is no end */
+
+        if (b->last_in_chain || b->last_buf) {
+            fill->complete = 1;
+        }
+
+        /* consumed, or the upstream would stall */
+
+        b->pos = b->last;
+        b->file_pos = b->file_last;
+    }
+
+    return NGX_OK;
+}
+
+
+/* the upstream's headers; those of other content handlers are nginx's */
+
+static void
+ngx_convotic_fill_inspect(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    part = sr->upstream ? &sr->upstream->headers_in.headers.part
+                        : &sr->headers_out.headers.part;
+    header = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            header = part->elts;
+            i = 0;
+        }
+
+        if (header[i].hash == 0) {
+            continue;
+        }
+
+        ngx_convotic_fill_inspect_header(fill, &header[i]);
+    }
+
+    if (!ngx_convotic_fill_canonical(sr, &fill->ctx->query)
+        && fill->fresh.refused == NULL)
+    {
+        fill->fresh.refused = "the query that went to the upstream is not "
+                              "the canonical one";
+    }
+}
+
+
+static void
+ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
+    ngx_table_elt_t *header)
+{
+    ngx_str_t  *name, *value, *workspace;
+
+    static ngx_str_t  encoding = ngx_string("Content-Encoding");
+    static ngx_str_t  ours = ngx_string("X-Convotic-Workspace");
+
+    name = &header->key;
+    value = &header->value;
+    workspace = &fill->ctx->workspace;
+
+    if (name->len == ours.len
+        && ngx_strncasecmp(name->data, ours.data, ours.len) == 0
+        && (value->len != workspace->len
+            || ngx_memcmp(value->data, workspace->data, value->len) != 0))
+    {
+        ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY,
+                                 "it is marked as another workspace's");
+        return;
+    }
+
+    if (name->len == encoding.len
+        && ngx_strncasecmp(name->data, encoding.data, encoding.len) == 0
+        && (value->len != 8
+            || ngx_strncasecmp(value->data, (u_char *) "identity", 8) != 0)
+        && fill->status == NGX_HTTP_OK)
+    {
+        ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY, "it is encoded");
+        return;
+    }
+
+    ngx_convotic_fresh_header(&fill->fresh, name, value);
+    ngx_convotic_fill_keep(fill, header);
+}
+
+
+static void
+ngx_convotic_fill_keep(ngx_convotic_fill_t *fill, ngx_table_elt_t *header)
+{
+    ngx_convotic_header_t           *h;
+    const ngx_convotic_fill_kept_t  *kept;
+
+    for (kept = ngx_convotic_fill_kept; kept->name.len; kept++) {
+
+        if (header->key.len != kept->name.len
+            || ngx_strncasecmp(header->key.data, kept->name.data,
+                               kept->name.len)
+               != 0)
+        {
+            continue;
+        }
+
+        if (kept->errors == NGX_CONVOTIC_FILL_KEPT_ERRORS
+            && fill->status < NGX_HTTP_BAD_REQUEST)
+        {
+            return;
+        }
+
+        h = ngx_array_push(&fill->headers);
+
+        if (h == NULL) {
+            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                     "no memory");
+            return;
+        }
+
+        /* header lines have been copied from the upstream's buffer */
+
+        h->name = kept->name;
+        h->value = header->value;
+        return;
+    }
+}
+
+
+/*
+ * A "proxy_pass" with $request_uri or a rewritten query goes its own way:
+ * what came of it may be served, but not to others.
+ */
+
+static ngx_uint_t
+ngx_convotic_fill_canonical(ngx_http_request_t *sr, ngx_str_t *query)
+{
+    u_char     *p;
+    ngx_str_t  *uri;
+
+    if (sr->upstream == NULL || sr->upstream->uri.len == 0) {
+        return 1;
+    }
+
+    uri = &sr->upstream->uri;
+
+    p = ngx_strlchr(uri->data, uri->data + uri->len, '?');
+
+    return p
+           && (size_t) (uri->data + uri->len - p - 1) == query->len
+           && ngx_memcmp(p + 1, query->data, query->len) == 0;
+}
+
+
+static void
+ngx_convotic_fill_collect(ngx_convotic_fill_t *fill, ngx_http_request_t *sr,
+    ngx_buf_t *b)
+{
+    size_t   len, size;
+    u_char  *p;
+
+    if (!ngx_buf_in_memory(b) || b->last == b->pos) {
+        return;
+    }
+
+    len = b->last - b->pos;
+
+    if (len > fill->max - fill->body.len) {
+
+        if (fill->status == NGX_HTTP_OK) {
+            ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY,
+                                     "it is larger than "
+                                     "\"convotic_cache_max_size\"");
+        }
+
+        /* an error's body is of no use then */
+
+        fill->max = 0;
+        fill->body.len = 0;
+        return;
+    }
+
+    if (fill->body.len + len > fill->size) {
+
+        size = ngx_min(fill->max, 2 * (fill->body.len + len));
+
+        p = ngx_pnalloc(sr->pool, size);
+
+        if (p == NULL) {
+            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                     "no memory");
+            return;
+        }
+
+        ngx_memcpy(p, fill->body.data, fill->body.len);
+
+        fill->body.data = p;
+        fill->size = size;
+    }
+
+    ngx_memcpy(fill->body.data + fill->body.len, b->pos, len);
+    fill->body.len += len;
+}
+
+
+/*
+ * Called first thing when sr is finalized, whatever the reason.  NGX_OK keeps
+ * nginx from answering with an error page of its own.
+ */
+
+static ngx_int_t
+ngx_convotic_fill_done(ngx_http_request_t *sr, void *data, ngx_int_t rc)
+{
+    ngx_convotic_fill_t  *fill = data;
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, sr->connection->log, 0,
+                   "convotic fill done: %i", rc);
+
+    if (!fill->ended) {
+        ngx_convotic_fill_end(fill, rc);
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
+{
+    ngx_http_request_t  *r, *sr;
+
+    ngx_convotic_fill_cleanup(fill);
+
+    sr = fill->request;
+    r = sr->main;
+
+    /* for $upstream_addr and its like in the access log */
+
+    r->upstream_states = sr->upstream_states;
+
+    ngx_convotic_fill_judge(r, fill, rc);
+
+    r->write_event_handler = ngx_convotic_send_handler;
+
+    (void) ngx_http_post_request(r, &fill->posted);
+}
+
+
+static void
+ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
+    ngx_int_t rc)
+{
+    ngx_convotic_ctx_t  *ctx;
+
+    ctx = fill->ctx;
+    ctx->cache.fwd_status = fill->status;
+
+    if (fill->refused) {
+        ngx_convotic_fill_bad(r, fill, fill->refused_status, fill->refused);
+
+    } else if (fill->status == 0) {
+
+        /* the upstream module has logged why */
+
+        ngx_convotic_error_set(&ctx->answer,
+                               (rc >= NGX_HTTP_BAD_REQUEST)
+                               ? (ngx_uint_t) rc : NGX_HTTP_BAD_GATEWAY);
+
+    } else if (fill->status >= NGX_HTTP_BAD_REQUEST) {
+        ngx_convotic_fill_error(r, fill, fill->status);
+
+    } else if (fill->status != NGX_HTTP_OK) {
+        ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY,
+                              "its status is neither 200 nor an error's");
+
+    } else if (rc != NGX_OK || !fill->complete) {
+        ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY,
+                              "it breaks off");
+
+    } else {
+        ngx_convotic_fill_judge_body(r, fill);
+    }
+
+    if (ctx->answer.status >= NGX_HTTP_INTERNAL_SERVER_ERROR
+        && ctx->cache.status == NGX_CONVOTIC_CACHE_EXPIRED)
+    {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_STALE;
+        ctx->answer = ctx->cache.copy;
+    }
+}
+
+
+static void
+ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
+{
+    ngx_int_t               limit;
+    const char             *err;
+    ngx_convotic_ctx_t     *ctx;
+    ngx_convotic_answer_t  *answer;
+
+    ctx = fill->ctx;
+    answer = &ctx->answer;
+
+    err = ngx_convotic_json_judge(&fill->body, &limit);
+
+    if (err) {
+        ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY, err);
+        return;
+    }
+
+    if (ngx_convotic_cache_etag(r, &fill->body, &answer->etag) != NGX_OK) {
+        ngx_convotic_fill_bad(r, fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                              "no memory");
+        return;
+    }
+
+    answer->status = NGX_HTTP_OK;
+    answer->body = fill->body;
+    answer->age = fill->fresh.age;
+    answer->headers = &fill->headers;
+
+    if (limit != (ngx_int_t) ctx->limit) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "the upstream's answer to \"%V\" is not cached: "
+                      "its \"limit\" is not the one asked", &ctx->query);
+        return;
+    }
+
+    ngx_convotic_fill_store(r, fill);
+}
+
+
+static void
+ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
+{
+    ngx_msec_t                valid, stale;
+    ngx_convotic_ctx_t       *ctx;
+    ngx_convotic_loc_conf_t  *conf;
+
+    ctx = fill->ctx;
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+    valid = conf->cache_valid;
+    stale = conf->cache_stale;
+
+    if (ngx_convotic_fresh_times(&fill->fresh, &valid, &stale) != NGX_OK) {
+        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                      "the upstream's answer to \"%V\" is not cached: %s",
+                      &ctx->query, fill->fresh.refused);
+        return;
+    }
+
+    ngx_convotic_cache_store(r, ctx, &ctx->answer, valid, stale);
+}
+
+
+/* the upstream's own code and message go on if they have the documented shape */
+
+static void
+ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
+    ngx_uint_t status)
+{
+    ngx_str_t               code, message;
+    const char             *documented;
+    ngx_convotic_answer_t  *answer;
+
+    answer = &fill->ctx->answer;
+
+    ngx_convotic_error_set(answer, status);
+
+    answer->headers = &fill->headers;
+
+    if (status >= NGX_HTTP_INTERNAL_SERVER_ERROR || fill->body.len == 0
+        || !fill->complete
+        || ngx_convotic_json_judge_error(r->pool, &fill->body, &code,
+                                         &message)
+           != NGX_OK)
+    {
+        return;
+    }
+
+    documented = ngx_convotic_error_documented(&code);
+
+    if (documented) {
+        answer->code = documented;
+    }
+
+    answer->message = message;
+}
+
+
+static void
+ngx_convotic_fill_bad(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
+    ngx_uint_t status, const char *why)
+{
+    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                  "the upstream's answer to \"%V\" is refused: %s",
+                  &fill->ctx->query, why);
+
+    ngx_convotic_error_set(&fill->ctx->answer, status);
+}

@@ -1,0 +1,218 @@
+
+/*
+ * Owns the places in nginx's filter chains.  They see every response of the
+ * server, also those that nginx gives before it has a location, a context or
+ * even a URI: what is looked at here is the status and the configuration
+ * that nginx has fallen back to.
+ */
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_json.h"
+#include "ngx_convotic_error.h"
+#include "ngx_convotic_ctx.h"
+#include "ngx_convotic_fill.h"
+#include "ngx_convotic_filter.h"
+
+
+static ngx_int_t ngx_convotic_filter_header(ngx_http_request_t *r);
+static ngx_int_t ngx_convotic_filter_body(ngx_http_request_t *r,
+    ngx_chain_t *in);
+static ngx_uint_t ngx_convotic_filter_applies(ngx_http_request_t *r);
+static ngx_int_t ngx_convotic_filter_replace(ngx_http_request_t *r);
+static void ngx_convotic_filter_clean(ngx_http_request_t *r);
+
+
+static ngx_http_output_header_filter_pt  ngx_convotic_next_header_filter;
+static ngx_http_output_body_filter_pt    ngx_convotic_next_body_filter;
+
+
+void
+ngx_convotic_filter_init(void)
+{
+    ngx_convotic_next_header_filter = ngx_http_top_header_filter;
+    ngx_http_top_header_filter = ngx_convotic_filter_header;
+
+    ngx_convotic_next_body_filter = ngx_http_top_body_filter;
+    ngx_http_top_body_filter = ngx_convotic_filter_body;
+}
+
+
+static ngx_int_t
+ngx_convotic_filter_header(ngx_http_request_t *r)
+{
+    ngx_convotic_fill_t  *fill;
+
+    if (r != r->main) {
+        fill = ngx_convotic_fill_get(r);
+
+        return fill ? ngx_convotic_fill_header(fill, r)
+                    : ngx_convotic_next_header_filter(r);
+    }
+
+    if (r->headers_out.status >= NGX_HTTP_BAD_REQUEST
+        && ngx_convotic_filter_applies(r)
+        && ngx_convotic_filter_replace(r) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_convotic_next_header_filter(r);
+}
+
+
+static ngx_int_t
+ngx_convotic_filter_body(ngx_http_request_t *r, ngx_chain_t *in)
+{
+    ngx_buf_t            *b;
+    ngx_chain_t          *cl, out;
+    ngx_convotic_ctx_t   *ctx;
+    ngx_convotic_fill_t  *fill;
+
+    if (r != r->main) {
+        fill = ngx_convotic_fill_get(r);
+
+        return fill ? ngx_convotic_fill_body(fill, r, in)
+                    : ngx_convotic_next_body_filter(r, in);
+    }
+
+    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+
+    if (ctx == NULL || ctx->replacement.len == 0 || in == NULL) {
+        return ngx_convotic_next_body_filter(r, in);
+    }
+
+    /* an upstream may go on sending: it is read, and goes nowhere */
+
+    for (cl = in; cl; cl = cl->next) {
+        cl->buf->pos = cl->buf->last;
+        cl->buf->file_pos = cl->buf->file_last;
+    }
+
+    if (ctx->replaced) {
+        return ngx_convotic_next_body_filter(r, NULL);
+    }
+
+    ctx->replaced = 1;
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_ERROR;
+    }
+
+    b->pos = ctx->replacement.data;
+    b->last = ctx->replacement.data + ctx->replacement.len;
+    b->memory = 1;
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_convotic_next_body_filter(r, &out);
+}
+
+
+static ngx_uint_t
+ngx_convotic_filter_applies(ngx_http_request_t *r)
+{
+    ngx_convotic_ctx_t       *ctx;
+    ngx_convotic_loc_conf_t  *conf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+    if (conf->errors == 0
+        || (conf->errors == NGX_CONF_UNSET && !conf->enable))
+    {
+        return 0;
+    }
+
+    /* what the gateway has answered itself is as it should be */
+
+    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+
+    return ctx == NULL || ctx->sent < NGX_HTTP_BAD_REQUEST
+           || ctx->sent != r->headers_out.status;
+}
+
+
+static ngx_int_t
+ngx_convotic_filter_replace(ngx_http_request_t *r)
+{
+    ngx_uint_t                status;
+    ngx_convotic_ctx_t       *ctx;
+    ngx_convotic_answer_t     answer;
+    ngx_convotic_loc_conf_t  *conf;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+
+    if (ctx == NULL) {
+        ctx = ngx_convotic_ctx_create(r);
+        if (ctx == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    ngx_memzero(&answer, sizeof(ngx_convotic_answer_t));
+    ngx_convotic_error_set(&answer, r->headers_out.status);
+
+    if (ngx_convotic_json_error(r->pool, answer.code, &answer.message,
+                                &ctx->replacement)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    ctx->replaced = 0;
+    ctx->answer.code = answer.code;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    status = ngx_convotic_error_status(conf, answer.status, answer.code);
+
+    /* err_status is what $status prints first */
+
+    r->headers_out.status = status;
+    if (r->err_status) {
+        r->err_status = status;
+    }
+
+    ngx_convotic_filter_clean(r);
+
+    r->headers_out.content_length_n = ctx->replacement.len;
+    ngx_str_set(&r->headers_out.content_type, "application/json");
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.content_type_lowcase = NULL;
+
+    return NGX_OK;
+}
+
+
+/* what described the body that was, and a reason phrase of an upstream's */
+
+static void
+ngx_convotic_filter_clean(ngx_http_request_t *r)
+{
+    r->headers_out.status_line.len = 0;
+    r->headers_out.charset.len = 0;
+    r->headers_out.override_charset = NULL;
+
+    ngx_http_clear_content_length(r);
+    ngx_http_clear_accept_ranges(r);
+    ngx_http_clear_last_modified(r);
+    ngx_http_clear_etag(r);
+
+    if (r->headers_out.content_encoding) {
+        r->headers_out.content_encoding->hash = 0;
+        r->headers_out.content_encoding = NULL;
+    }
+
+    if (r->headers_out.refresh) {
+        r->headers_out.refresh->hash = 0;
+        r->headers_out.refresh = NULL;
+    }
+
+    /* the range filter's body part comes before ours */
+
+    r->allow_ranges = 0;
+    r->disable_not_modified = 1;
+}

@@ -1,0 +1,1034 @@
+
+/*
+ * Owns the directives, the configuration and the registration with nginx;
+ * nothing of a request.  A configuration that could give one tenant's data to
+ * another is refused here, with a sentence.
+ */
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_url.h"
+#include "ngx_convotic_digest.h"
+#include "ngx_convotic_redis.h"
+#include "ngx_convotic_cache.h"
+#include "ngx_convotic_filter.h"
+#include "ngx_convotic_gate.h"
+#include "ngx_convotic_variables.h"
+
+
+#define NGX_CONVOTIC_CONNECT_TIMEOUT  100       /* ms */
+#define NGX_CONVOTIC_TIMEOUT          50        /* ms */
+#define NGX_CONVOTIC_PASSWORD_MAX     4096
+#define NGX_CONVOTIC_LIMIT_MAX        1000000
+#define NGX_CONVOTIC_BODY_MAX         (16 * 1024 * 1024)
+
+
+static char *ngx_convotic_redis(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_redis_option(ngx_conf_t *cf, ngx_str_t *option,
+    ngx_convotic_redis_conf_t *redis);
+static char *ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
+    ngx_str_t *password);
+static char *ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_names(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static void *ngx_convotic_create_main_conf(ngx_conf_t *cf);
+static char *ngx_convotic_init_main_conf(ngx_conf_t *cf, void *conf);
+static void *ngx_convotic_create_loc_conf(ngx_conf_t *cf);
+static char *ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent,
+    void *child);
+static char *ngx_convotic_merge_names(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *prev, ngx_convotic_loc_conf_t *conf);
+static char *ngx_convotic_merge_enabled(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *conf);
+static char *ngx_convotic_check_upstream(ngx_conf_t *cf);
+static char *ngx_convotic_default_namespace(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *conf);
+static void ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf);
+static ngx_int_t ngx_convotic_add_variables(ngx_conf_t *cf);
+static ngx_int_t ngx_convotic_init(ngx_conf_t *cf);
+static ngx_int_t ngx_convotic_init_process(ngx_cycle_t *cycle);
+static void ngx_convotic_exit_process(ngx_cycle_t *cycle);
+
+
+static ngx_conf_enum_t  ngx_convotic_error_statuses[] = {
+    { ngx_string("preserve"), NGX_CONVOTIC_STATUS_PRESERVE },
+    { ngx_string("documented"), NGX_CONVOTIC_STATUS_DOCUMENTED },
+    { ngx_null_string, 0 }
+};
+
+
+static ngx_conf_enum_t  ngx_convotic_unknown_args[] = {
+    { ngx_string("ignore"), NGX_CONVOTIC_ARGS_IGNORE },
+    { ngx_string("reject"), NGX_CONVOTIC_ARGS_REJECT },
+    { ngx_null_string, 0 }
+};
+
+
+static ngx_conf_num_bounds_t  ngx_convotic_body_bounds = {
+    ngx_conf_check_num_bounds, 1, NGX_CONVOTIC_BODY_MAX
+};
+
+
+#define NGX_CONVOTIC_ANY_CONF                                                 \
+    (NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF)
+
+
+static ngx_command_t  ngx_convotic_commands[] = {
+
+    { ngx_string("convotic"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, enable),
+      NULL },
+
+    { ngx_string("convotic_errors"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, errors),
+      NULL },
+
+    { ngx_string("convotic_error_status"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, error_status),
+      &ngx_convotic_error_statuses },
+
+    { ngx_string("convotic_redis"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_1MORE,
+      ngx_convotic_redis,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_convotic_main_conf_t, keys),
+      NULL },
+
+    { ngx_string("convotic_cache_redis"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_1MORE,
+      ngx_convotic_redis,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      offsetof(ngx_convotic_main_conf_t, bodies),
+      NULL },
+
+    { ngx_string("convotic_redis_prefix"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_redis_prefix,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("convotic_platforms"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_1MORE,
+      ngx_convotic_names,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, platforms),
+      NULL },
+
+    { ngx_string("convotic_limit"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE12,
+      ngx_convotic_limit,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("convotic_unknown_args"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_enum_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, unknown_args),
+      &ngx_convotic_unknown_args },
+
+    { ngx_string("convotic_forward_args"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_1MORE,
+      ngx_convotic_names,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, forward_args),
+      NULL },
+
+    { ngx_string("convotic_cache"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, cache),
+      NULL },
+
+    { ngx_string("convotic_cache_valid"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, cache_valid),
+      NULL },
+
+    { ngx_string("convotic_cache_stale"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, cache_stale),
+      NULL },
+
+    { ngx_string("convotic_cache_max_size"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_size_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, cache_max_size),
+      &ngx_convotic_body_bounds },
+
+    { ngx_string("convotic_cache_bypass"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_1MORE,
+      ngx_http_set_predicate_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, cache_bypass),
+      NULL },
+
+    { ngx_string("convotic_cache_namespace"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_cache_namespace,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("convotic_fill_timeout"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_conf_set_msec_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, fill_timeout),
+      NULL },
+
+      ngx_null_command
+};
+
+
+static ngx_http_module_t  ngx_convotic_module_ctx = {
+    ngx_convotic_add_variables,            /* preconfiguration */
+    ngx_convotic_init,                     /* postconfiguration */
+
+    ngx_convotic_create_main_conf,         /* create main configuration */
+    ngx_convotic_init_main_conf,           /* init main configuration */
+
+    NULL,                                  /* create server configuration */
+    NULL,                                  /* merge server configuration */
+
+    ngx_convotic_create_loc_conf,          /* create location configuration */
+    ngx_convotic_merge_loc_conf            /* merge location configuration */
+};
+
+
+ngx_module_t  ngx_convotic_module = {
+    NGX_MODULE_V1,
+    &ngx_convotic_module_ctx,              /* module context */
+    ngx_convotic_commands,                 /* module directives */
+    NGX_HTTP_MODULE,                       /* module type */
+    NULL,                                  /* init master */
+    NULL,                                  /* init module */
+    ngx_convotic_init_process,             /* init process */
+    NULL,                                  /* init thread */
+    NULL,                                  /* exit thread */
+    ngx_convotic_exit_process,             /* exit process */
+    NULL,                                  /* exit master */
+    NGX_MODULE_V1_PADDING
+};
+
+
+/* convotic_redis, convotic_cache_redis */
+
+static char *
+ngx_convotic_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    char                       *err;
+    ngx_str_t                  *value;
+    ngx_uint_t                  i;
+    ngx_convotic_redis_t      **server;
+    ngx_convotic_redis_conf_t   redis;
+
+    server = (ngx_convotic_redis_t **) ((char *) conf + cmd->offset);
+
+    if (*server) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    ngx_memzero(&redis, sizeof(ngx_convotic_redis_conf_t));
+
+    redis.connect_timeout = NGX_CONVOTIC_CONNECT_TIMEOUT;
+    redis.timeout = NGX_CONVOTIC_TIMEOUT;
+    redis.role = (cmd->offset == offsetof(ngx_convotic_main_conf_t, keys))
+                 ? NGX_CONVOTIC_REDIS_KEYS : NGX_CONVOTIC_REDIS_BODIES;
+
+    err = ngx_convotic_url_parse(cf->pool, &value[1], &redis.url);
+
+    if (err) {
+
+        /* a password may be in it: the URL is not repeated */
+
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the URL of \"%V\" %s; it is "
+                           "\"redis://[user[:password]@]host[:port][/db]\" "
+                           "or \"unix:/path[?db=N]\"", &cmd->name, err);
+        return NGX_CONF_ERROR;
+    }
+
+    for (i = 2; i < cf->args->nelts; i++) {
+        err = ngx_convotic_redis_option(cf, &value[i], &redis);
+
+        if (err != NGX_CONF_OK) {
+            return err;
+        }
+    }
+
+    if (redis.url.user.len && redis.url.password.len == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "the URL of \"%V\" has a user and no password; "
+                           "give it there or with \"password_file=\"",
+                           &cmd->name);
+        return NGX_CONF_ERROR;
+    }
+
+    *server = ngx_convotic_redis_create(cf, &redis);
+
+    return *server ? NGX_CONF_OK : NGX_CONF_ERROR;
+}
+
+
+static char *
+ngx_convotic_redis_option(ngx_conf_t *cf, ngx_str_t *option,
+    ngx_convotic_redis_conf_t *redis)
+{
+    ngx_str_t    value;
+    ngx_msec_t  *timeout;
+
+    if (ngx_strncmp(option->data, "password_file=", 14) == 0) {
+        value.data = option->data + 14;
+        value.len = option->len - 14;
+
+        if (redis->url.password.len) {
+            return "has a password in its URL and a \"password_file\" too";
+        }
+
+        return ngx_convotic_password_file(cf, &value, &redis->url.password);
+    }
+
+    if (ngx_strncmp(option->data, "connect_timeout=", 16) == 0) {
+        value.data = option->data + 16;
+        value.len = option->len - 16;
+        timeout = &redis->connect_timeout;
+
+    } else if (ngx_strncmp(option->data, "timeout=", 8) == 0) {
+        value.data = option->data + 8;
+        value.len = option->len - 8;
+        timeout = &redis->timeout;
+
+    } else if (ngx_strncmp(option->data, "redis://", 8) == 0
+               || ngx_strncmp(option->data, "unix:", 5) == 0)
+    {
+        return "takes one URL: several servers are not supported";
+
+    } else {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid parameter \"%V\"; it is "
+                           "\"connect_timeout=\", \"timeout=\" or "
+                           "\"password_file=\"", option);
+        return NGX_CONF_ERROR;
+    }
+
+    *timeout = ngx_parse_time(&value, 0);
+
+    if (*timeout == (ngx_msec_t) NGX_ERROR || *timeout == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid time in \"%V\"", option);
+        return NGX_CONF_ERROR;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/* the first line of the file */
+
+static char *
+ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
+    ngx_str_t *password)
+{
+    u_char      buf[NGX_CONVOTIC_PASSWORD_MAX], *p;
+    ssize_t     n;
+    ngx_str_t   path;
+    ngx_file_t  file;
+
+    path = *name;
+
+    if (ngx_conf_full_name(cf->cycle, &path, 1) != NGX_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memzero(&file, sizeof(ngx_file_t));
+
+    file.name = path;
+    file.log = cf->log;
+    file.fd = ngx_open_file(path.data, NGX_FILE_RDONLY, NGX_FILE_OPEN, 0);
+
+    if (file.fd == NGX_INVALID_FILE) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, ngx_errno,
+                           ngx_open_file_n " \"%V\" failed", &path);
+        return NGX_CONF_ERROR;
+    }
+
+    n = ngx_read_file(&file, buf, sizeof(buf), 0);
+
+    if (ngx_close_file(file.fd) == NGX_FILE_ERROR) {
+        ngx_conf_log_error(NGX_LOG_ALERT, cf, ngx_errno,
+                           ngx_close_file_n " \"%V\" failed", &path);
+    }
+
+    if (n == NGX_ERROR) {
+        return NGX_CONF_ERROR;
+    }
+
+    p = ngx_strlchr(buf, buf + n, '\n');
+
+    password->len = p ? (size_t) (p - buf) : (size_t) n;
+
+    if (password->len && buf[password->len - 1] == '\r') {
+        password->len--;
+    }
+
+    if (password->len == 0 || password->len == sizeof(buf)) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" has no password in its first line", &path);
+        return NGX_CONF_ERROR;
+    }
+
+    password->data = ngx_pnalloc(cf->pool, password->len);
+    if (password->data == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_memcpy(password->data, buf, password->len);
+    ngx_explicit_memzero(buf, sizeof(buf));
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    size_t                     i;
+    ngx_str_t                 *value;
+    ngx_convotic_main_conf_t  *mcf = conf;
+
+    if (mcf->prefix.data) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    /* braces would move the hash tag that keeps a workspace in one slot */
+
+    for (i = 0; i < value[1].len; i++) {
+        if (value[1].data[i] <= ' ' || value[1].data[i] > '~'
+            || value[1].data[i] == '{' || value[1].data[i] == '}')
+        {
+            return "takes visible ASCII characters other than braces";
+        }
+    }
+
+    if (value[1].len > NGX_CONVOTIC_NAME_LEN) {
+        return "takes at most 128 characters";
+    }
+
+    mcf->prefix = value[1];
+
+    return NGX_CONF_OK;
+}
+
+
+/* convotic_platforms, convotic_forward_args */
+
+static char *
+ngx_convotic_names(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_str_t     *value, *name;
+    ngx_uint_t     i, k;
+    ngx_array_t  **names;
+
+    names = (ngx_array_t **) ((char *) conf + cmd->offset);
+
+    if (*names != NGX_CONF_UNSET_PTR) {
+        return "is duplicate";
+    }
+
+    *names = ngx_array_create(cf->pool, cf->args->nelts - 1,
+                              sizeof(ngx_str_t));
+    if (*names == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        for (k = 0; k < value[i].len; k++) {
+            if (value[i].data[k] <= ' ' || value[i].data[k] > '~') {
+                break;
+            }
+        }
+
+        if (value[i].len == 0 || k < value[i].len) {
+            return "takes names of visible ASCII characters";
+        }
+
+        if (cmd->offset == offsetof(ngx_convotic_loc_conf_t, forward_args)
+            && (ngx_strcmp(value[i].data, "limit") == 0
+                || ngx_strcmp(value[i].data, "platform") == 0))
+        {
+            return "takes neither \"limit\" nor \"platform\": "
+                   "they are forwarded always";
+        }
+
+        for (k = 1; k < i; k++) {
+            if (ngx_strcmp(value[k].data, value[i].data) == 0) {
+                return "has the same name twice";
+            }
+        }
+
+        name = ngx_array_push(*names);
+        *name = value[i];
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_int_t                 n;
+    ngx_str_t                *value;
+    ngx_uint_t                i;
+    ngx_convotic_loc_conf_t  *clcf = conf;
+
+    if (clcf->limit_max != NGX_CONF_UNSET_UINT
+        || clcf->limit_default != NGX_CONF_UNSET_UINT)
+    {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    for (i = 1; i < cf->args->nelts; i++) {
+
+        n = NGX_ERROR;
+
+        if (ngx_strncmp(value[i].data, "default=", 8) == 0) {
+            n = ngx_atoi(value[i].data + 8, value[i].len - 8);
+            clcf->limit_default = n;
+
+        } else if (ngx_strncmp(value[i].data, "max=", 4) == 0) {
+            n = ngx_atoi(value[i].data + 4, value[i].len - 4);
+            clcf->limit_max = n;
+        }
+
+        if (n < 1 || n > NGX_CONVOTIC_LIMIT_MAX) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "invalid parameter \"%V\"; it is \"default=\" "
+                               "or \"max=\" with a number from 1 to %d",
+                               &value[i], NGX_CONVOTIC_LIMIT_MAX);
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    size_t                    i;
+    ngx_str_t                *value;
+    ngx_convotic_loc_conf_t  *clcf = conf;
+
+    if (clcf->cache_namespace_set.data) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    for (i = 0; i < value[1].len; i++) {
+        if (value[1].data[i] <= ' ' || value[1].data[i] > '~') {
+            return "takes visible ASCII characters";
+        }
+    }
+
+    if (value[1].len == 0 || value[1].len > NGX_CONVOTIC_NAME_LEN) {
+        return "takes 1 to 128 characters";
+    }
+
+    clcf->cache_namespace_set = value[1];
+
+    return NGX_CONF_OK;
+}
+
+
+static void *
+ngx_convotic_create_main_conf(ngx_conf_t *cf)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_pcalloc(cf->pool, sizeof(ngx_convotic_main_conf_t));
+    if (mcf == NULL) {
+        return NULL;
+    }
+
+    if (ngx_array_init(&mcf->namespaces, cf->pool, 4, sizeof(ngx_str_t))
+        != NGX_OK)
+    {
+        return NULL;
+    }
+
+    mcf->digest = ngx_convotic_digest_create(cf->pool);
+    if (mcf->digest == NULL) {
+        return NULL;
+    }
+
+    return mcf;
+}
+
+
+static char *
+ngx_convotic_init_main_conf(ngx_conf_t *cf, void *conf)
+{
+    ngx_convotic_main_conf_t  *mcf = conf;
+
+    if (mcf->prefix.data == NULL) {
+        ngx_str_set(&mcf->prefix, "convotic:");
+    }
+
+    if (mcf->bodies && mcf->keys == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"convotic_cache_redis\" needs "
+                           "\"convotic_redis\"");
+        return NGX_CONF_ERROR;
+    }
+
+    if (mcf->bodies == NULL) {
+        mcf->bodies = mcf->keys;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static void *
+ngx_convotic_create_loc_conf(ngx_conf_t *cf)
+{
+    ngx_convotic_loc_conf_t  *conf;
+
+    /*
+     * set by ngx_pcalloc():
+     *
+     *     conf->cache_namespace_set = { 0, NULL };
+     *     conf->cache_namespace = { 0, NULL };
+     *     conf->host = { 0, NULL };
+     *     conf->host_in_namespace = 0;
+     */
+
+    conf = ngx_pcalloc(cf->pool, sizeof(ngx_convotic_loc_conf_t));
+    if (conf == NULL) {
+        return NULL;
+    }
+
+    conf->enable = NGX_CONF_UNSET;
+    conf->errors = NGX_CONF_UNSET;
+    conf->error_status = NGX_CONF_UNSET_UINT;
+    conf->platforms = NGX_CONF_UNSET_PTR;
+    conf->forward_args = NGX_CONF_UNSET_PTR;
+    conf->unknown_args = NGX_CONF_UNSET_UINT;
+    conf->limit_default = NGX_CONF_UNSET_UINT;
+    conf->limit_max = NGX_CONF_UNSET_UINT;
+    conf->cache = NGX_CONF_UNSET;
+    conf->cache_valid = NGX_CONF_UNSET_MSEC;
+    conf->cache_stale = NGX_CONF_UNSET_MSEC;
+    conf->cache_max_size = NGX_CONF_UNSET_SIZE;
+    conf->cache_bypass = NGX_CONF_UNSET_PTR;
+    conf->fill_timeout = NGX_CONF_UNSET_MSEC;
+
+    return conf;
+}
+
+
+static char *
+ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
+{
+    ngx_convotic_loc_conf_t  *prev = parent;
+    ngx_convotic_loc_conf_t  *conf = child;
+
+    ngx_conf_merge_value(conf->enable, prev->enable, 0);
+
+    /* unset it stays: what it then means depends on "enable" */
+
+    if (conf->errors == NGX_CONF_UNSET) {
+        conf->errors = prev->errors;
+    }
+
+    ngx_conf_merge_uint_value(conf->error_status, prev->error_status,
+                              NGX_CONVOTIC_STATUS_PRESERVE);
+    ngx_conf_merge_ptr_value(conf->forward_args, prev->forward_args, NULL);
+    ngx_conf_merge_uint_value(conf->unknown_args, prev->unknown_args,
+                              NGX_CONVOTIC_ARGS_IGNORE);
+    ngx_conf_merge_uint_value(conf->limit_default, prev->limit_default, 20);
+    ngx_conf_merge_uint_value(conf->limit_max, prev->limit_max, 100);
+    ngx_conf_merge_value(conf->cache, prev->cache, 1);
+    ngx_conf_merge_msec_value(conf->cache_valid, prev->cache_valid, 30000);
+    ngx_conf_merge_msec_value(conf->cache_stale, prev->cache_stale, 300000);
+    ngx_conf_merge_size_value(conf->cache_max_size, prev->cache_max_size,
+                              256 * 1024);
+    ngx_conf_merge_ptr_value(conf->cache_bypass, prev->cache_bypass, NULL);
+    ngx_conf_merge_str_value(conf->cache_namespace_set,
+                             prev->cache_namespace_set, "");
+    ngx_conf_merge_msec_value(conf->fill_timeout, prev->fill_timeout, 10000);
+
+    if (ngx_convotic_merge_names(cf, prev, conf) != NGX_CONF_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    if (conf->limit_default > conf->limit_max) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"convotic_limit\" has the default %ui, which is "
+                           "above the maximum %ui",
+                           conf->limit_default, conf->limit_max);
+        return NGX_CONF_ERROR;
+    }
+
+    return conf->enable ? ngx_convotic_merge_enabled(cf, conf) : NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_merge_names(ngx_conf_t *cf, ngx_convotic_loc_conf_t *prev,
+    ngx_convotic_loc_conf_t *conf)
+{
+    ngx_str_t   *name;
+    ngx_uint_t   i;
+
+    static ngx_str_t  platforms[] = {
+        ngx_string("instagram"),
+        ngx_string("line"),
+        ngx_string("facebook"),
+        ngx_string("whatsapp")
+    };
+
+    ngx_conf_merge_ptr_value(conf->platforms, prev->platforms, NULL);
+
+    if (conf->platforms) {
+        return NGX_CONF_OK;
+    }
+
+    conf->platforms = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
+    if (conf->platforms == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    for (i = 0; i < sizeof(platforms) / sizeof(platforms[0]); i++) {
+        name = ngx_array_push(conf->platforms);
+        *name = platforms[i];
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_merge_enabled(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
+
+    if (mcf->keys == NULL) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"convotic on\" needs \"convotic_redis\"");
+        return NGX_CONF_ERROR;
+    }
+
+    mcf->enabled++;
+    mcf->reply_max = ngx_max(mcf->reply_max, conf->cache_max_size);
+
+    if (ngx_convotic_check_upstream(cf) != NGX_CONF_OK) {
+        return NGX_CONF_ERROR;
+    }
+
+    ngx_convotic_host(cf, conf);
+
+    if (conf->cache_namespace_set.len) {
+        conf->cache_namespace = conf->cache_namespace_set;
+        return NGX_CONF_OK;
+    }
+
+    return ngx_convotic_default_namespace(cf, conf);
+}
+
+
+/*
+ * nginx's own caches have keys that know no tenant, and without the request's
+ * headers the upstream would not know whom it answers.  The modules that have
+ * both have been merged before this one, and their configurations begin with
+ * that of the upstream module.
+ */
+
+static char *
+ngx_convotic_check_upstream(ngx_conf_t *cf)
+{
+    ngx_uint_t                 i;
+    const char                *name;
+    ngx_module_t             **modules;
+    ngx_http_conf_ctx_t       *ctx;
+    ngx_http_upstream_conf_t  *conf;
+
+    modules = cf->cycle->modules;
+    ctx = cf->ctx;
+
+    for (i = 0; modules[i]; i++) {
+
+        if (modules[i]->type != NGX_HTTP_MODULE) {
+            continue;
+        }
+
+        name = modules[i]->name;
+
+        if (ngx_strcmp(name, "ngx_http_proxy_module") != 0
+            && ngx_strcmp(name, "ngx_http_fastcgi_module") != 0
+            && ngx_strcmp(name, "ngx_http_scgi_module") != 0
+            && ngx_strcmp(name, "ngx_http_uwsgi_module") != 0)
+        {
+            continue;
+        }
+
+        conf = ctx->loc_conf[modules[i]->ctx_index];
+
+        if (conf->store > 0
+#if (NGX_HTTP_CACHE)
+            || conf->cache > 0
+#endif
+           )
+        {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"convotic on\" and a \"%s\" of nginx's own "
+                               "exclude each other: its keys know no tenant",
+                               conf->store > 0 ? "store" : "cache");
+            return NGX_CONF_ERROR;
+        }
+
+        if (conf->pass_request_headers == 0) {
+            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                               "\"convotic on\" needs "
+                               "\"pass_request_headers on\": the upstream "
+                               "learns from them whose request it is");
+            return NGX_CONF_ERROR;
+        }
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/*
+ * Server and location; where that is not one of a kind, a number in the order
+ * of the configuration, which is the same on every node that shares it.
+ */
+
+static char *
+ngx_convotic_default_namespace(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
+{
+    u_char                    *p;
+    size_t                     i;
+    ngx_str_t                 *ns;
+    ngx_uint_t                 n, same;
+    ngx_http_core_srv_conf_t  *cscf;
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
+    cscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_core_module);
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    p = ngx_pnalloc(cf->pool, cscf->server_name.len + 1 + clcf->name.len
+                              + 1 + NGX_INT_T_LEN);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    conf->cache_namespace.data = p;
+    p = ngx_sprintf(p, "%V %V", &cscf->server_name, &clcf->name);
+    conf->cache_namespace.len = p - conf->cache_namespace.data;
+
+    /* it is to be one line */
+
+    for (i = 0; i < conf->cache_namespace.len; i++) {
+        if (conf->cache_namespace.data[i] < ' ') {
+            conf->cache_namespace.data[i] = '_';
+        }
+    }
+
+    same = 0;
+    ns = mcf->namespaces.elts;
+
+    for (n = 0; n < mcf->namespaces.nelts; n++) {
+        if (ns[n].len == conf->cache_namespace.len
+            && ngx_memcmp(ns[n].data, conf->cache_namespace.data, ns[n].len)
+               == 0)
+        {
+            same++;
+        }
+    }
+
+    ns = ngx_array_push(&mcf->namespaces);
+    if (ns == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    *ns = conf->cache_namespace;
+
+    if (same) {
+        conf->cache_namespace.len = ngx_sprintf(p, "#%ui", same + 1)
+                                    - conf->cache_namespace.data;
+    }
+
+    return NGX_CONF_OK;
+}
+
+
+/*
+ * The Host that the upstream may be told is the server's name, unless that
+ * leaves a choice to the client (a wildcard, an expression), which then
+ * belongs to the namespace, or there is none.
+ */
+
+static void
+ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
+{
+    ngx_str_t                 *name;
+    ngx_http_core_srv_conf_t  *cscf;
+
+    cscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_core_module);
+
+    name = &cscf->server_name;
+
+    if (name->len == 0) {
+        return;
+    }
+
+    if (name->data[0] == '~' || name->data[0] == '_' || name->data[0] == '.'
+        || ngx_strlchr(name->data, name->data + name->len, '*')
+#if (NGX_PCRE)
+        || cscf->captures
+#endif
+       )
+    {
+        conf->host_in_namespace = 1;
+        return;
+    }
+
+    conf->host = *name;
+}
+
+
+static ngx_int_t
+ngx_convotic_add_variables(ngx_conf_t *cf)
+{
+    return ngx_convotic_variables_add(cf);
+}
+
+
+static ngx_int_t
+ngx_convotic_init(ngx_conf_t *cf)
+{
+    size_t                      max;
+    ngx_http_handler_pt        *h;
+    ngx_http_core_loc_conf_t   *clcf;
+    ngx_http_core_main_conf_t  *cmcf;
+    ngx_convotic_main_conf_t   *mcf;
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    *h = ngx_convotic_gate_handler;
+
+    ngx_convotic_filter_init();
+
+    if (mcf->keys == NULL) {
+        return NGX_OK;
+    }
+
+    max = mcf->reply_max + NGX_CONVOTIC_CACHE_OVERHEAD
+          + NGX_CONVOTIC_RESP_FEED;
+
+    ngx_convotic_redis_configure(mcf->keys, max, clcf->resolver,
+                                 clcf->resolver_timeout);
+
+    if (mcf->bodies != mcf->keys) {
+        ngx_convotic_redis_configure(mcf->bodies, max, clcf->resolver,
+                                     clcf->resolver_timeout);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_init_process(ngx_cycle_t *cycle)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    /* the cache manager is no worker */
+
+    if (ngx_process != NGX_PROCESS_WORKER && ngx_process != NGX_PROCESS_SINGLE)
+    {
+        return NGX_OK;
+    }
+
+    mcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_convotic_module);
+
+    if (mcf == NULL || mcf->enabled == 0) {
+        return NGX_OK;
+    }
+
+    ngx_convotic_redis_start(mcf->keys, cycle);
+
+    if (mcf->bodies != mcf->keys) {
+        ngx_convotic_redis_start(mcf->bodies, cycle);
+    }
+
+    return NGX_OK;
+}
+
+
+static void
+ngx_convotic_exit_process(ngx_cycle_t *cycle)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_cycle_get_module_main_conf(cycle, ngx_convotic_module);
+
+    if (mcf == NULL || mcf->enabled == 0) {
+        return;
+    }
+
+    ngx_convotic_redis_stop(mcf->keys);
+
+    if (mcf->bodies != mcf->keys) {
+        ngx_convotic_redis_stop(mcf->bodies);
+    }
+}

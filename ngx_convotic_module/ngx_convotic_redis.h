@@ -1,0 +1,84 @@
+
+/*
+ * Commands to a Redis server over one pipelined connection per worker.
+ */
+
+
+#ifndef _NGX_CONVOTIC_REDIS_H_INCLUDED_
+#define _NGX_CONVOTIC_REDIS_H_INCLUDED_
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_resp.h"
+#include "ngx_convotic_url.h"
+
+
+/*
+ * Called once for each command, unless that was cancelled.  A reply of NULL
+ * says that Redis cannot say: it is away, did not answer in time, or answered
+ * with an error, which has been logged.  The reply is freed after the call.
+ */
+typedef void (*ngx_convotic_redis_handler_pt)(void *data,
+    ngx_convotic_resp_t *reply);
+
+
+typedef enum {
+    NGX_CONVOTIC_REDIS_KEYS,         /* must be a master */
+    NGX_CONVOTIC_REDIS_BODIES
+} ngx_convotic_redis_role_e;
+
+
+typedef struct {
+    ngx_convotic_url_t            url;
+    ngx_convotic_redis_role_e     role;
+    ngx_msec_t                    connect_timeout;
+    ngx_msec_t                    timeout;
+} ngx_convotic_redis_conf_t;
+
+
+/*
+ * A server, with its name resolved; NULL after logging why.  The object lives
+ * as long as the cycle.
+ */
+ngx_convotic_redis_t *ngx_convotic_redis_create(ngx_conf_t *cf,
+    ngx_convotic_redis_conf_t *conf);
+
+/* at the end of the configuration; resolver may be NULL: names stay as read */
+void ngx_convotic_redis_configure(ngx_convotic_redis_t *redis,
+    size_t reply_max, ngx_resolver_t *resolver, ngx_msec_t resolver_timeout);
+
+/* for a worker: connects ahead of the first request; closes at its exit */
+void ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle);
+void ngx_convotic_redis_stop(ngx_convotic_redis_t *redis);
+
+/*
+ * Queues a command; what is queued in one turn of the event loop leaves in
+ * one send.  handler is never called before the return.  NULL, with no call
+ * to follow: the server is known to be away, or there is no memory.
+ */
+ngx_convotic_redis_slot_t *ngx_convotic_redis_send(ngx_convotic_redis_t *redis,
+    ngx_uint_t argc, ngx_str_t *argv, ngx_convotic_redis_handler_pt handler,
+    void *data);
+
+/*
+ * Queues a command whose reply nobody waits for; its failure is logged.
+ * NGX_ERROR: it was not queued.
+ */
+ngx_int_t ngx_convotic_redis_post(ngx_convotic_redis_t *redis, ngx_uint_t argc,
+    ngx_str_t *argv);
+
+/* the handler will not be called; the reply is read and dropped */
+void ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot);
+
+/* an answer that no Redis gives: the connection is closed */
+void ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis,
+    const char *what);
+
+/*
+ * The run_id that the server told on the current connection, in memory that
+ * the next connection overwrites; empty if it did not tell.
+ */
+ngx_str_t *ngx_convotic_redis_run_id(ngx_convotic_redis_t *redis);
+
+
+#endif /* _NGX_CONVOTIC_REDIS_H_INCLUDED_ */
