@@ -284,24 +284,26 @@ ngx_convotic_auth_meta_handler(void *data, ngx_convotic_resp_t *reply)
 static void
 ngx_convotic_auth_record_handler(void *data, ngx_convotic_resp_t *reply)
 {
-    ngx_log_t           *log;
-    ngx_convotic_ctx_t  *ctx = data;
+    ngx_convotic_ctx_t        *ctx = data;
+    ngx_convotic_main_conf_t  *mcf;
 
     ctx->slots[1] = NULL;
     ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
 
-    log = ctx->request->connection->log;
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
 
-    if (reply == NULL || reply->type != NGX_CONVOTIC_RESP_ARRAY) {
-        ngx_log_error(NGX_LOG_WARN, log, 0,
-                      "Redis cannot say whether key %*s... is valid",
-                      (size_t) 12, ctx->key_hash);
+    if (reply == NULL) {
+
+        /* it has been logged why */
 
     } else if (!ctx->meta) {
-        ngx_log_error(NGX_LOG_ERR, log, 0,
-                      "Redis has no \"meta\" and is not believed: run "
-                      "\"convoticctl init\" if this is the right, "
-                      "and a complete, store");
+        ngx_convotic_redis_complain(mcf->keys, "META",
+                         "it has no \"meta\": run \"convoticctl init\" "
+                         "if this is the right store, and a complete one");
+
+    } else if (reply->type != NGX_CONVOTIC_RESP_ARRAY) {
+        ngx_convotic_redis_complain(mcf->keys, "TYPE",
+                         "it answered HGETALL with an unexpected type");
 
     } else {
         ctx->verdict = ngx_convotic_auth_judge(ctx, reply);

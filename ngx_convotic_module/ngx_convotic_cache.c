@@ -361,7 +361,7 @@ ngx_convotic_cache_namespace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 static void
 ngx_convotic_cache_generation_handler(void *data, ngx_convotic_resp_t *reply)
 {
-    u_char                    *p;
+    u_char                    *p, text[NGX_CONVOTIC_NAME_LEN + 128];
     ngx_str_t                 *run_id;
     ngx_uint_t                 i;
     ngx_http_request_t        *r;
@@ -427,9 +427,11 @@ ngx_convotic_cache_generation_handler(void *data, ngx_convotic_resp_t *reply)
 
 invalid:
 
-    ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                  "the generation of workspace \"%V\" is not a plain integer: "
-                  "the cache is bypassed", &ctx->workspace);
+    (void) ngx_slprintf(text, text + sizeof(text),
+                        "the generation of workspace \"%V\" is not a plain "
+                        "integer: its cache is bypassed%Z", &ctx->workspace);
+
+    ngx_convotic_redis_complain(mcf->keys, "GENERATION", (char *) text);
 
     ngx_convotic_cache_came(ctx);
 }

@@ -56,11 +56,11 @@ static const ngx_convotic_error_t  ngx_convotic_errors[] = {
     { 599, ngx_convotic_internal_error, ngx_string("An unexpected error occurred") },
     { 501, ngx_convotic_internal_error, ngx_string("Not implemented") },
     { 502, ngx_convotic_internal_error,
-      ngx_string("The contacts service gave no valid answer") },
+      ngx_string("The upstream service gave no valid answer") },
     { 503, ngx_convotic_internal_error,
       ngx_string("Service temporarily unavailable") },
     { 504, ngx_convotic_internal_error,
-      ngx_string("The contacts service did not answer in time") },
+      ngx_string("The upstream service did not answer in time") },
     { 505, ngx_convotic_internal_error,
       ngx_string("HTTP version not supported") },
 

@@ -694,6 +694,12 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                              prev->cache_namespace_set, "");
     ngx_conf_merge_msec_value(conf->fill_timeout, prev->fill_timeout, 10000);
 
+    if (conf->fill_timeout == 0) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"convotic_fill_timeout\" must be above 0");
+        return NGX_CONF_ERROR;
+    }
+
     if (ngx_convotic_merge_names(cf, prev, conf) != NGX_CONF_OK) {
         return NGX_CONF_ERROR;
     }

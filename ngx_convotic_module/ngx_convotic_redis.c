@@ -37,6 +37,10 @@
 
 #define NGX_CONVOTIC_REDIS_RUN_ID_LEN    64
 
+/* of a reply's error: its first word, and what is logged of it */
+#define NGX_CONVOTIC_REDIS_CODE_LEN      32
+#define NGX_CONVOTIC_REDIS_TEXT_MAX      256
+
 
 typedef enum {
     NGX_CONVOTIC_REDIS_IDLE = 0,
@@ -103,7 +107,7 @@ struct ngx_convotic_redis_s {
 
     ngx_log_t                       log;
     ngx_pool_t                     *pool;        /* of the connection */
-    u_char                          error[32];   /* the last logged code */
+    u_char                          error[NGX_CONVOTIC_REDIS_CODE_LEN];
     time_t                          error_time;
 };
 
@@ -207,7 +211,13 @@ ngx_convotic_redis_configure(ngx_convotic_redis_t *redis, size_t reply_max,
     ngx_resolver_t *resolver, ngx_msec_t resolver_timeout)
 {
     redis->reply_max = reply_max;
-    redis->resolver = resolver;
+
+    /* nginx has one that can resolve nothing where none is configured */
+
+    if (resolver && resolver->connections.nelts) {
+        redis->resolver = resolver;
+    }
+
     redis->resolver_timeout = resolver_timeout;
 }
 
@@ -317,12 +327,26 @@ ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot)
 }
 
 
+/* the first of a kind, and once a minute: never once a request */
+
 void
-ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis, const char *what)
+ngx_convotic_redis_complain(ngx_convotic_redis_t *redis, const char *code,
+    const char *text)
 {
-    if (redis->state == NGX_CONVOTIC_REDIS_READY) {
-        ngx_convotic_redis_fail(redis, what);
+    time_t  now;
+
+    now = ngx_time();
+
+    if (ngx_strcmp(redis->error, code) == 0
+        && now - redis->error_time < NGX_CONVOTIC_REDIS_LOG_INTERVAL)
+    {
+        return;
     }
+
+    (void) ngx_cpystrn(redis->error, (u_char *) code, sizeof(redis->error));
+    redis->error_time = now;
+
+    ngx_log_error(NGX_LOG_ERR, &redis->log, 0, "Redis cannot say: %s", text);
 }
 
 
@@ -696,7 +720,9 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
         return;
     }
 
-    ngx_del_timer(&redis->timer);
+    if (redis->timer.timer_set) {
+        ngx_del_timer(&redis->timer);
+    }
 
     if (redis->failures) {
         ngx_log_error(NGX_LOG_NOTICE, &redis->log, 0, "Redis is back");
@@ -1141,8 +1167,8 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
         slot->handler(slot->data, reply);
     }
 
-    if (readonly) {
-        ngx_convotic_redis_distrust(redis, "it is not a master");
+    if (readonly && redis->state == NGX_CONVOTIC_REDIS_READY) {
+        ngx_convotic_redis_fail(redis, "it is not a master");
     }
 }
 
@@ -1150,6 +1176,7 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
 static void
 ngx_convotic_redis_timer_handler(ngx_event_t *ev)
 {
+    ngx_uint_t                  number;
     ngx_queue_t                *q;
     ngx_convotic_redis_t       *redis;
     ngx_convotic_redis_slot_t  *slot;
@@ -1165,6 +1192,18 @@ ngx_convotic_redis_timer_handler(ngx_event_t *ev)
     }
 
     if (ngx_queue_empty(&redis->sent)) {
+        return;
+    }
+
+    /* a worker that was busy may be the one that is late */
+
+    number = redis->number;
+
+    ngx_convotic_redis_read_handler(redis->connection->read);
+
+    if (redis->number != number || redis->state != NGX_CONVOTIC_REDIS_READY
+        || ngx_queue_empty(&redis->sent))
+    {
         return;
     }
 
@@ -1385,25 +1424,22 @@ ngx_convotic_redis_abandon(ngx_queue_t *queue)
 }
 
 
-/* the first of a kind, and once a minute: never once a request */
-
 static void
 ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply)
 {
-    size_t      len;
-    time_t      now;
-    ngx_uint_t  i;
+    u_char      code[NGX_CONVOTIC_REDIS_CODE_LEN];
     ngx_str_t   text;
+    ngx_uint_t  i;
 
     if (reply->type != NGX_CONVOTIC_RESP_ERROR) {
-        ngx_log_error(NGX_LOG_ERR, &redis->log, 0,
-                      "Redis answered with an unexpected type");
+        ngx_convotic_redis_complain(redis, "TYPE",
+                                    "it answered with an unexpected type");
         return;
     }
 
     text = reply->str;
-    text.len = ngx_min(text.len, 256);
+    text.len = ngx_min(text.len, NGX_CONVOTIC_REDIS_TEXT_MAX);
 
     for (i = 0; i < text.len; i++) {
         if (text.data[i] < ' ' || text.data[i] > '~') {
@@ -1411,29 +1447,21 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
         }
     }
 
-    len = 0;
+    text.data[text.len] = '\0';
 
-    while (len < text.len && text.data[len] != ' '
-           && len < sizeof(redis->error) - 1)
-    {
-        len++;
+    /* an error of Redis's begins with a word that tells its kind */
+
+    for (i = 0; i < text.len && i < sizeof(code) - 1; i++) {
+        if (text.data[i] == ' ') {
+            break;
+        }
+
+        code[i] = text.data[i];
     }
 
-    now = ngx_time();
+    code[i] = '\0';
 
-    if (ngx_strncmp(redis->error, text.data, len) == 0
-        && redis->error[len] == '\0'
-        && now - redis->error_time < NGX_CONVOTIC_REDIS_LOG_INTERVAL)
-    {
-        return;
-    }
-
-    ngx_memcpy(redis->error, text.data, len);
-    redis->error[len] = '\0';
-    redis->error_time = now;
-
-    ngx_log_error(NGX_LOG_ERR, &redis->log, 0,
-                  "Redis answered with an error: %V", &text);
+    ngx_convotic_redis_complain(redis, (char *) code, (char *) text.data);
 }
 
 
