@@ -3,13 +3,13 @@
 # make lint             cppcheck and the ranks of the includes
 # make clean
 #
-# NGX_SRC=dir           a source tree of nginx; that of Debian's nginx-dev
+# NGINX_SRC=dir         a source tree of nginx; that of Debian's nginx-dev
 #                       otherwise, which is for the nginx that is installed
 # NGX_CONFIGURE="..."   what that nginx was configured with, as "nginx -V"
 #                       tells, where it was built without --with-compat
 # SANITIZE=1            with AddressSanitizer and UBSan
 
-NGX_SRC =	/usr/share/nginx/src
+NGINX_SRC =	/usr/share/nginx/src
 NGX_CONFIGURE =	--with-compat
 SANITIZE =
 
@@ -38,8 +38,8 @@ all: $(BUILD)/ngx_convotic_module.so $(BUILD)/convoticctl
 
 $(BUILD)/.for: FORCE
 	@mkdir -p $(BUILD)
-	@echo '$(NGX_SRC) $(NGX_CONFIGURE) $(SANITIZE) $(CC) $(CFLAGS)' \
-	    "`cat $(NGX_SRC)/src/core/nginx.h 2>/dev/null | cksum`" >$@.new
+	@echo '$(NGINX_SRC) $(NGX_CONFIGURE) $(SANITIZE) $(CC) $(CFLAGS)' \
+	    "`cat $(NGINX_SRC)/src/core/nginx.h 2>/dev/null | cksum`" >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 FORCE:
@@ -48,15 +48,15 @@ FORCE:
 # another compiler, whose options are not wanted here.
 
 $(TREE)/objs/Makefile: $(BUILD)/.for config
-	@test -f $(NGX_SRC)/src/core/nginx.h || { \
-	    echo "$(NGX_SRC) has no source tree of nginx: install nginx-dev" \
-	         "or give NGX_SRC=dir" >&2; exit 1; }
+	@test -f $(NGINX_SRC)/src/core/nginx.h || { \
+	    echo "$(NGINX_SRC) has no source tree of nginx: install nginx-dev" \
+	         "or give NGINX_SRC=dir" >&2; exit 1; }
 	rm -rf $(TREE)
 	mkdir -p $(TREE)
-	tar -C $(NGX_SRC) --exclude=.git --exclude=./objs -cf - . | tar -C $(TREE) -xf -
+	tar -C $(NGINX_SRC) --exclude=.git --exclude=./objs -cf - . | tar -C $(TREE) -xf -
 	cd $(TREE) && bash -c ' \
 	    NGX_CONF_FLAGS=($(NGX_CONFIGURE)); \
-	    test ! -f $(NGX_SRC)/conf_flags || . $(NGX_SRC)/conf_flags; \
+	    test ! -f $(NGINX_SRC)/conf_flags || . $(NGINX_SRC)/conf_flags; \
 	    configure=configure; test -f $$configure || configure=auto/configure; \
 	    sh ./$$configure "$${NGX_CONF_FLAGS[@]}" --with-cc="$(CC)" \
 	        --with-cc-opt="$(CFLAGS) -Wall -Wextra -Wno-unused-parameter \

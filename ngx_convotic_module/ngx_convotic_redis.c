@@ -88,6 +88,7 @@ struct ngx_convotic_redis_s {
     ngx_convotic_redis_state_e      state;
     ngx_uint_t                      number;      /* of the connection */
     ngx_uint_t                      failures;    /* in a row; 0: trusted */
+    ngx_uint_t                      retries;     /* since it last kept up */
     ngx_uint_t                      addr;        /* the next to be tried */
     ngx_connection_t               *connection;
     ngx_convotic_resp_reader_t     *reader;
@@ -147,6 +148,7 @@ static void ngx_convotic_redis_retry_handler(ngx_event_t *ev);
 static void ngx_convotic_redis_check_handler(ngx_event_t *ev);
 static void ngx_convotic_redis_lost(ngx_convotic_redis_t *redis,
     const char *what);
+static ngx_uint_t ngx_convotic_redis_kept_up(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_fail(ngx_convotic_redis_t *redis,
     const char *what);
 static void ngx_convotic_redis_close(ngx_convotic_redis_t *redis);
@@ -724,6 +726,8 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
         ngx_del_timer(&redis->timer);
     }
 
+    redis->log.action = NULL;
+
     if (redis->failures) {
         ngx_log_error(NGX_LOG_NOTICE, &redis->log, 0, "Redis is back");
     }
@@ -731,7 +735,6 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
     redis->failures = 0;
     redis->state = NGX_CONVOTIC_REDIS_READY;
     redis->ready_since = ngx_current_msec;
-    redis->log.action = NULL;
 
     ngx_add_timer(&redis->check, NGX_CONVOTIC_REDIS_CHECK);
 
@@ -1266,10 +1269,7 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
     ngx_queue_t                *q, again;
     ngx_convotic_redis_slot_t  *slot;
 
-    if (redis->state != NGX_CONVOTIC_REDIS_READY
-        || ngx_current_msec - redis->ready_since < NGX_CONVOTIC_REDIS_LIFE_MIN
-        || ngx_exiting)
-    {
+    if (!ngx_convotic_redis_kept_up(redis) || ngx_exiting) {
         ngx_convotic_redis_fail(redis, what);
         return;
     }
@@ -1306,6 +1306,17 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
 }
 
 
+/* one that greets and then fails has not come back */
+
+static ngx_uint_t
+ngx_convotic_redis_kept_up(ngx_convotic_redis_t *redis)
+{
+    return redis->state == NGX_CONVOTIC_REDIS_READY
+           && ngx_current_msec - redis->ready_since
+              >= NGX_CONVOTIC_REDIS_LIFE_MIN;
+}
+
+
 /*
  * From here until the next greeting has succeeded, commands are refused at
  * once: nobody waits for a server that is known to be away.
@@ -1325,15 +1336,20 @@ ngx_convotic_redis_fail(ngx_convotic_redis_t *redis, const char *what)
                       "Redis is still away: %s", what);
     }
 
+    if (ngx_convotic_redis_kept_up(redis)) {
+        redis->retries = 0;
+    }
+
+    delay = redis->retries
+            ? NGX_CONVOTIC_REDIS_RETRY
+              + ngx_random() % NGX_CONVOTIC_REDIS_RETRY_JITTER
+            : NGX_CONVOTIC_REDIS_RETRY_FIRST
+              + ngx_random() % NGX_CONVOTIC_REDIS_RETRY_FIRST;
+
     ngx_convotic_redis_close(redis);
 
-    delay = redis->failures ? NGX_CONVOTIC_REDIS_RETRY
-                            : NGX_CONVOTIC_REDIS_RETRY_FIRST;
-
-    delay += ngx_random() % (redis->failures ? NGX_CONVOTIC_REDIS_RETRY_JITTER
-                                             : NGX_CONVOTIC_REDIS_RETRY_FIRST);
-
     redis->failures++;
+    redis->retries++;
     redis->addr++;
     redis->state = NGX_CONVOTIC_REDIS_WAITING;
     redis->log.action = NULL;
