@@ -11,6 +11,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_digest.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_auth.h"
@@ -48,6 +49,9 @@ static void ngx_convotic_auth_record_handler(void *data,
     ngx_convotic_resp_t *reply);
 static ngx_convotic_auth_e ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx,
     ngx_convotic_resp_t *reply);
+static ngx_uint_t ngx_convotic_auth_strings(ngx_convotic_resp_t *reply);
+static ngx_str_t *ngx_convotic_auth_find(ngx_convotic_resp_t *reply,
+    const ngx_str_t *field);
 static ngx_int_t ngx_convotic_auth_id(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
 static ngx_int_t ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx,
@@ -77,11 +81,9 @@ static const ngx_convotic_auth_field_t  ngx_convotic_auth_fields[] = {
     { ngx_string("rate"), 0, ngx_convotic_auth_rate },
     { ngx_string("expires"), 0, ngx_convotic_auth_expires },
     { ngx_string("name"), 0, ngx_convotic_auth_text },
-    { ngx_string("created"), 0, ngx_convotic_auth_text }
+    { ngx_string("created"), 0, ngx_convotic_auth_text },
+    { ngx_null_string, 0, NULL }
 };
-
-#define NGX_CONVOTIC_AUTH_FIELDS                                              \
-    (sizeof(ngx_convotic_auth_fields) / sizeof(ngx_convotic_auth_fields[0]))
 
 
 ngx_int_t
@@ -309,6 +311,9 @@ ngx_convotic_auth_record_handler(void *data, ngx_convotic_resp_t *reply)
         ctx->verdict = ngx_convotic_auth_judge(ctx, reply);
     }
 
+    ngx_convotic_zone_count(mcf->zone,
+                            NGX_CONVOTIC_COUNT_KEY_UNSURE + ctx->verdict);
+
     ctx->resume(ctx);
 }
 
@@ -317,52 +322,34 @@ static ngx_convotic_auth_e
 ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx, ngx_convotic_resp_t *reply)
 {
     ngx_int_t                         rc;
-    ngx_str_t                        *value, *name;
-    ngx_uint_t                        i, n;
+    ngx_str_t                        *value;
     ngx_convotic_auth_e               verdict;
-    const ngx_convotic_auth_field_t  *field;
+    ngx_convotic_main_conf_t         *mcf;
+    const ngx_convotic_auth_field_t  *field, *malformed;
 
     if (reply->nelts == 0) {
         return NGX_CONVOTIC_AUTH_DENIED;
     }
 
+    if (!ngx_convotic_auth_strings(reply)) {
+        return NGX_CONVOTIC_AUTH_UNSURE;
+    }
+
     verdict = NGX_CONVOTIC_AUTH_VALID;
-    field = ngx_convotic_auth_fields;
+    malformed = NULL;
 
-    for (n = 0; n < NGX_CONVOTIC_AUTH_FIELDS; n++) {
+    for (field = ngx_convotic_auth_fields; field->name.len; field++) {
 
-        value = NULL;
+        value = ngx_convotic_auth_find(reply, &field->name);
 
-        for (i = 0; i + 1 < reply->nelts; i += 2) {
-
-            if (reply->elts[i]->type != NGX_CONVOTIC_RESP_STRING
-                || reply->elts[i + 1]->type != NGX_CONVOTIC_RESP_STRING)
-            {
-                return NGX_CONVOTIC_AUTH_UNSURE;
-            }
-
-            name = &reply->elts[i]->str;
-
-            if (name->len == field[n].name.len
-                && ngx_memcmp(name->data, field[n].name.data, name->len) == 0)
-            {
-                value = &reply->elts[i + 1]->str;
-                break;
-            }
-        }
-
-        if (value == NULL && !field[n].required) {
+        if (value == NULL && !field->required) {
             continue;
         }
 
-        rc = value ? field[n].judge(ctx, value) : NGX_ERROR;
+        rc = value ? field->judge(ctx, value) : NGX_ERROR;
 
-        if (rc == NGX_ERROR) {
-            ngx_log_error(NGX_LOG_WARN, ctx->request->connection->log, 0,
-                          "the record of key %*s... is refused: "
-                          "its field \"%V\" is %s",
-                          (size_t) 12, ctx->key_hash, &field[n].name,
-                          value ? "malformed" : "missing");
+        if (rc == NGX_ERROR && malformed == NULL) {
+            malformed = field;
         }
 
         if (rc != NGX_OK) {
@@ -370,7 +357,56 @@ ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx, ngx_convotic_resp_t *reply)
         }
     }
 
+    if (malformed) {
+        ngx_log_error(NGX_LOG_WARN, ctx->request->connection->log, 0,
+                      "the record of key %*s... is refused: "
+                      "its field \"%V\" is missing or malformed",
+                      (size_t) 12, ctx->key_hash, &malformed->name);
+
+        mcf = ngx_http_get_module_main_conf(ctx->request,
+                                            ngx_convotic_module);
+        ngx_convotic_zone_count(mcf->zone,
+                                NGX_CONVOTIC_COUNT_RECORD_MALFORMED);
+    }
+
     return verdict;
+}
+
+
+/* names and values, as HGETALL has them */
+
+static ngx_uint_t
+ngx_convotic_auth_strings(ngx_convotic_resp_t *reply)
+{
+    size_t  i;
+
+    for (i = 0; i < reply->nelts; i++) {
+        if (reply->elts[i]->type != NGX_CONVOTIC_RESP_STRING) {
+            return 0;
+        }
+    }
+
+    return reply->nelts % 2 == 0;
+}
+
+
+static ngx_str_t *
+ngx_convotic_auth_find(ngx_convotic_resp_t *reply, const ngx_str_t *field)
+{
+    size_t      i;
+    ngx_str_t  *name;
+
+    for (i = 0; i < reply->nelts; i += 2) {
+        name = &reply->elts[i]->str;
+
+        if (name->len == field->len
+            && ngx_memcmp(name->data, field->data, name->len) == 0)
+        {
+            return &reply->elts[i + 1]->str;
+        }
+    }
+
+    return NULL;
 }
 
 

@@ -23,16 +23,20 @@
 /* what a client is told when Redis cannot say whether its key is valid */
 #define NGX_CONVOTIC_RETRY_AFTER     2    /* seconds */
 
-#define NGX_CONVOTIC_STATUS_PRESERVE    0
-#define NGX_CONVOTIC_STATUS_DOCUMENTED  1
+#define NGX_CONVOTIC_ERROR_STATUS_PRESERVE    0
+#define NGX_CONVOTIC_ERROR_STATUS_DOCUMENTED  1
 
 #define NGX_CONVOTIC_ARGS_IGNORE     0
 #define NGX_CONVOTIC_ARGS_REJECT     1
+
+#define NGX_CONVOTIC_STATUS_JSON         0
+#define NGX_CONVOTIC_STATUS_PROMETHEUS   1
 
 
 typedef struct ngx_convotic_redis_s       ngx_convotic_redis_t;
 typedef struct ngx_convotic_redis_slot_s  ngx_convotic_redis_slot_t;
 typedef struct ngx_convotic_digest_s      ngx_convotic_digest_t;
+typedef struct ngx_convotic_zone_s        ngx_convotic_zone_t;
 typedef struct ngx_convotic_ctx_s         ngx_convotic_ctx_t;
 typedef struct ngx_convotic_fill_s        ngx_convotic_fill_t;
 
@@ -42,8 +46,11 @@ typedef struct {
     ngx_convotic_redis_t         *bodies;    /* the same as keys by default */
     ngx_str_t                     prefix;
     ngx_convotic_digest_t        *digest;
-    ngx_array_t                   namespaces;    /* of ngx_str_t, the defaults */
+    ngx_array_t                   namespaces;    /* of ngx_str_t, defaults */
+    ngx_convotic_zone_t          *zone;      /* NULL: nothing is on */
+    size_t                        zone_size;
     ngx_uint_t                    enabled;   /* locations with "convotic on" */
+    ngx_uint_t                    statuses;  /* with "convotic_status" */
     size_t                        reply_max; /* bytes of one Redis reply */
 } ngx_convotic_main_conf_t;
 
@@ -70,6 +77,7 @@ typedef struct {
     ngx_str_t                     host;      /* Host for the upstream, if any */
 
     ngx_msec_t                    fill_timeout;
+    ngx_uint_t                    status;
 } ngx_convotic_loc_conf_t;
 
 
@@ -103,8 +111,8 @@ typedef enum {
     NGX_CONVOTIC_CACHE_NONE = 0,     /* the cache was not reached */
     NGX_CONVOTIC_CACHE_HIT,
     NGX_CONVOTIC_CACHE_MISS,
-    NGX_CONVOTIC_CACHE_EXPIRED,      /* a stale copy may stand in for an error */
-    NGX_CONVOTIC_CACHE_STALE,        /* and did */
+    NGX_CONVOTIC_CACHE_EXPIRED,      /* a stale copy is at hand */
+    NGX_CONVOTIC_CACHE_STALE,        /* and was served */
     NGX_CONVOTIC_CACHE_BYPASS
 } ngx_convotic_cache_status_e;
 

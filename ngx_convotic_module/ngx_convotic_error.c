@@ -47,13 +47,15 @@ static const ngx_convotic_error_t  ngx_convotic_errors[] = {
     { 412, ngx_convotic_invalid_request, ngx_string("Precondition failed") },
     { 413, ngx_convotic_invalid_request,
       ngx_string("Request body is too large") },
-    { 414, ngx_convotic_invalid_request, ngx_string("Request URI is too long") },
+    { 414, ngx_convotic_invalid_request,
+      ngx_string("Request URI is too long") },
     { 415, ngx_convotic_invalid_request, ngx_string("Unsupported media type") },
     { 416, ngx_convotic_invalid_request, ngx_string("Range not satisfiable") },
     { 421, ngx_convotic_invalid_request, ngx_string("Misdirected request") },
     { 429, ngx_convotic_rate_limited, ngx_string("Rate limit exceeded") },
 
-    { 599, ngx_convotic_internal_error, ngx_string("An unexpected error occurred") },
+    { 599, ngx_convotic_internal_error,
+      ngx_string("An unexpected error occurred") },
     { 501, ngx_convotic_internal_error, ngx_string("Not implemented") },
     { 502, ngx_convotic_internal_error,
       ngx_string("The upstream service gave no valid answer") },
@@ -98,10 +100,32 @@ ngx_convotic_error_documented(ngx_str_t *code)
 
 
 ngx_uint_t
+ngx_convotic_error_index(const char *code)
+{
+    ngx_uint_t  i;
+
+    static const char  *codes[] = {
+        ngx_convotic_unauthorized,
+        ngx_convotic_invalid_request,
+        ngx_convotic_not_found,
+        ngx_convotic_rate_limited
+    };
+
+    for (i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
+        if (codes[i] == code) {
+            break;
+        }
+    }
+
+    return i;
+}
+
+
+ngx_uint_t
 ngx_convotic_error_status(ngx_convotic_loc_conf_t *conf, ngx_uint_t status,
     const char *code)
 {
-    if (conf->error_status == NGX_CONVOTIC_STATUS_PRESERVE) {
+    if (conf->error_status == NGX_CONVOTIC_ERROR_STATUS_PRESERVE) {
         return status;
     }
 

@@ -17,6 +17,12 @@ const char *ngx_convotic_error_code(ngx_uint_t status);
 /* code, if it is one of the documented five; else NULL */
 const char *ngx_convotic_error_documented(ngx_str_t *code);
 
+/*
+ * 0 to 4: UNAUTHORIZED, INVALID_REQUEST, NOT_FOUND, RATE_LIMITED and
+ * INTERNAL_ERROR; code is one that this file has given
+ */
+ngx_uint_t ngx_convotic_error_index(const char *code);
+
 /* the status that goes to the client, by "convotic_error_status" */
 ngx_uint_t ngx_convotic_error_status(ngx_convotic_loc_conf_t *conf,
     ngx_uint_t status, const char *code);

@@ -14,6 +14,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_json.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_fresh.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_cache.h"
@@ -36,6 +37,7 @@ struct ngx_convotic_fill_s {
     ngx_convotic_ctx_t         *ctx;         /* r's */
     ngx_event_t                 event;       /* the deadline, or the end */
     ngx_http_posted_request_t   posted;      /* r, to be woken */
+    ngx_msec_t                  start;
 
     ngx_uint_t                  status;      /* 0: no header yet */
     ngx_str_t                   body;
@@ -88,15 +90,15 @@ static void ngx_convotic_fill_collect(ngx_convotic_fill_t *fill,
 static ngx_int_t ngx_convotic_fill_done(ngx_http_request_t *sr, void *data,
     ngx_int_t rc);
 static void ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc);
-static void ngx_convotic_fill_judge(ngx_http_request_t *r,
+static ngx_uint_t ngx_convotic_fill_judge(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill, ngx_int_t rc);
-static void ngx_convotic_fill_judge_body(ngx_http_request_t *r,
+static ngx_uint_t ngx_convotic_fill_judge_body(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
 static void ngx_convotic_fill_store(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
-static void ngx_convotic_fill_error(ngx_http_request_t *r,
-    ngx_convotic_fill_t *fill, ngx_uint_t status);
-static void ngx_convotic_fill_bad(ngx_http_request_t *r,
+static ngx_uint_t ngx_convotic_fill_error(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill);
+static ngx_uint_t ngx_convotic_fill_bad(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill, ngx_uint_t status, const char *why);
 
 
@@ -205,6 +207,7 @@ ngx_convotic_fill_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     }
 
     fill->request = sr;
+    fill->start = ngx_current_msec;
 
     fill->event.handler = ngx_convotic_fill_event_handler;
     fill->event.data = fill;
@@ -916,7 +919,8 @@ ngx_convotic_fill_done(ngx_http_request_t *sr, void *data, ngx_int_t rc)
 static void
 ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
 {
-    ngx_http_request_t  *r, *sr;
+    ngx_http_request_t        *r, *sr;
+    ngx_convotic_main_conf_t  *mcf;
 
     ngx_convotic_fill_cleanup(fill);
 
@@ -927,7 +931,11 @@ ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
 
     r->upstream_states = sr->upstream_states;
 
-    ngx_convotic_fill_judge(r, fill, rc);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ngx_convotic_zone_count(mcf->zone, ngx_convotic_fill_judge(r, fill, rc));
+    ngx_convotic_zone_time(mcf->zone, NGX_CONVOTIC_TIME_FILL,
+                           ngx_current_msec - fill->start);
 
     r->write_event_handler = ngx_convotic_send_handler;
 
@@ -935,17 +943,21 @@ ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
 }
 
 
-static void
+/* what is to be counted */
+
+static ngx_uint_t
 ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
     ngx_int_t rc)
 {
+    ngx_uint_t           count;
     ngx_convotic_ctx_t  *ctx;
 
     ctx = fill->ctx;
     ctx->cache.fwd_status = fill->status;
 
     if (fill->refused) {
-        ngx_convotic_fill_bad(r, fill, fill->refused_status, fill->refused);
+        count = ngx_convotic_fill_bad(r, fill, fill->refused_status,
+                                      fill->refused);
 
     } else if (fill->status == 0) {
 
@@ -955,19 +967,21 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
                                (rc >= NGX_HTTP_BAD_REQUEST)
                                ? (ngx_uint_t) rc : NGX_HTTP_BAD_GATEWAY);
 
+        count = NGX_CONVOTIC_COUNT_FILL_FAILED;
+
     } else if (fill->status >= NGX_HTTP_BAD_REQUEST) {
-        ngx_convotic_fill_error(r, fill, fill->status);
+        count = ngx_convotic_fill_error(r, fill);
 
     } else if (fill->status != NGX_HTTP_OK) {
-        ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY,
-                              "its status is neither 200 nor an error's");
+        count = ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY,
+                                 "its status is neither 200 nor an error's");
 
     } else if (rc != NGX_OK || !fill->complete) {
-        ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY,
-                              "it breaks off");
+        count = ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY,
+                                      "it breaks off");
 
     } else {
-        ngx_convotic_fill_judge_body(r, fill);
+        count = ngx_convotic_fill_judge_body(r, fill);
     }
 
     if (ctx->answer.status >= NGX_HTTP_INTERNAL_SERVER_ERROR
@@ -976,16 +990,19 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
         ctx->cache.status = NGX_CONVOTIC_CACHE_STALE;
         ctx->answer = ctx->cache.copy;
     }
+
+    return count;
 }
 
 
-static void
+static ngx_uint_t
 ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
-    ngx_int_t               limit;
-    const char             *err;
-    ngx_convotic_ctx_t     *ctx;
-    ngx_convotic_answer_t  *answer;
+    ngx_int_t                  limit;
+    const char                *err;
+    ngx_convotic_ctx_t        *ctx;
+    ngx_convotic_answer_t     *answer;
+    ngx_convotic_main_conf_t  *mcf;
 
     ctx = fill->ctx;
     answer = &ctx->answer;
@@ -993,14 +1010,12 @@ ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
     err = ngx_convotic_json_judge(&fill->body, &limit);
 
     if (err) {
-        ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY, err);
-        return;
+        return ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY, err);
     }
 
     if (ngx_convotic_cache_etag(r, &fill->body, &answer->etag) != NGX_OK) {
-        ngx_convotic_fill_bad(r, fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                              "no memory");
-        return;
+        return ngx_convotic_fill_bad(r, fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                     "no memory");
     }
 
     answer->status = NGX_HTTP_OK;
@@ -1012,42 +1027,53 @@ ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
         ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
                       "the upstream's answer to \"%V\" is not cached: "
                       "its \"limit\" is not the one asked", &ctx->query);
-        return;
+
+        mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+        ngx_convotic_zone_count(mcf->zone,
+                                NGX_CONVOTIC_COUNT_NOT_STORED_LIMIT);
+
+        return NGX_CONVOTIC_COUNT_FILL_PASSED;
     }
 
     ngx_convotic_fill_store(r, fill);
+
+    return ctx->cache.stored ? NGX_CONVOTIC_COUNT_FILL_STORED
+                             : NGX_CONVOTIC_COUNT_FILL_PASSED;
 }
 
 
 static void
 ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
-    ngx_msec_t                valid, stale;
-    ngx_convotic_ctx_t       *ctx;
-    ngx_convotic_loc_conf_t  *conf;
+    ngx_msec_t                 valid, stale;
+    ngx_convotic_ctx_t        *ctx;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
 
     ctx = fill->ctx;
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
     valid = conf->cache_valid;
     stale = conf->cache_stale;
 
-    if (ngx_convotic_fresh_times(&fill->fresh, &valid, &stale) != NGX_OK) {
-        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
-                      "the upstream's answer to \"%V\" is not cached: %s",
-                      &ctx->query, fill->fresh.refused);
+    if (ngx_convotic_fresh_times(&fill->fresh, &valid, &stale) == NGX_OK) {
+        ngx_convotic_cache_store(r, ctx, &ctx->answer, valid, stale);
         return;
     }
 
-    ngx_convotic_cache_store(r, ctx, &ctx->answer, valid, stale);
+    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                  "the upstream's answer to \"%V\" is not cached: %s",
+                  &ctx->query, fill->fresh.refused);
+
+    ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_NOT_STORED_UPSTREAM);
 }
 
 
-/* the upstream's own code and message go on if they have the documented shape */
+/* the upstream's own code and message go on if they are as documented */
 
-static void
-ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
-    ngx_uint_t status)
+static ngx_uint_t
+ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
     ngx_str_t               code, message;
     const char             *documented;
@@ -1055,17 +1081,17 @@ ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
 
     answer = &fill->ctx->answer;
 
-    ngx_convotic_error_set(answer, status);
+    ngx_convotic_error_set(answer, fill->status);
 
     answer->headers = &fill->headers;
 
-    if (status >= NGX_HTTP_INTERNAL_SERVER_ERROR || fill->body.len == 0
-        || !fill->complete
+    if (fill->status >= NGX_HTTP_INTERNAL_SERVER_ERROR
+        || fill->body.len == 0 || !fill->complete
         || ngx_convotic_json_judge_error(r->pool, &fill->body, &code,
                                          &message)
            != NGX_OK)
     {
-        return;
+        return NGX_CONVOTIC_COUNT_FILL_ERROR;
     }
 
     documented = ngx_convotic_error_documented(&code);
@@ -1075,10 +1101,12 @@ ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
     }
 
     answer->message = message;
+
+    return NGX_CONVOTIC_COUNT_FILL_ERROR;
 }
 
 
-static void
+static ngx_uint_t
 ngx_convotic_fill_bad(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
     ngx_uint_t status, const char *why)
 {
@@ -1087,4 +1115,6 @@ ngx_convotic_fill_bad(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
                   &fill->ctx->query, why);
 
     ngx_convotic_error_set(&fill->ctx->answer, status);
+
+    return NGX_CONVOTIC_COUNT_FILL_REFUSED;
 }

@@ -9,6 +9,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_json.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_ctx.h"
 #include "ngx_convotic_fill.h"
@@ -139,10 +140,11 @@ ngx_convotic_filter_applies(ngx_http_request_t *r)
 static ngx_int_t
 ngx_convotic_filter_replace(ngx_http_request_t *r)
 {
-    ngx_uint_t                status;
-    ngx_convotic_ctx_t       *ctx;
-    ngx_convotic_answer_t     answer;
-    ngx_convotic_loc_conf_t  *conf;
+    ngx_uint_t                 status;
+    ngx_convotic_ctx_t        *ctx;
+    ngx_convotic_answer_t      answer;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
 
     ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
 
@@ -162,6 +164,11 @@ ngx_convotic_filter_replace(ngx_http_request_t *r)
     {
         return NGX_ERROR;
     }
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+    ngx_convotic_zone_count(mcf->zone,
+                            NGX_CONVOTIC_COUNT_SHAPED_UNAUTHORIZED
+                            + ngx_convotic_error_index(answer.code));
 
     ctx->replaced = 0;
     ctx->answer.code = answer.code;

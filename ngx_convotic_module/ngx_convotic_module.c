@@ -9,11 +9,13 @@
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_url.h"
 #include "ngx_convotic_digest.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_cache.h"
 #include "ngx_convotic_filter.h"
 #include "ngx_convotic_gate.h"
 #include "ngx_convotic_variables.h"
+#include "ngx_convotic_status.h"
 
 
 #define NGX_CONVOTIC_CONNECT_TIMEOUT  100       /* ms */
@@ -21,6 +23,8 @@
 #define NGX_CONVOTIC_PASSWORD_MAX     4096
 #define NGX_CONVOTIC_LIMIT_MAX        1000000
 #define NGX_CONVOTIC_BODY_MAX         (16 * 1024 * 1024)
+#define NGX_CONVOTIC_ZONE_MIN         (1024 * 1024)
+#define NGX_CONVOTIC_ZONE_SIZE        (32 * 1024 * 1024)
 
 
 static char *ngx_convotic_redis(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -30,6 +34,10 @@ static char *ngx_convotic_redis_option(ngx_conf_t *cf, ngx_str_t *option,
 static char *ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
     ngx_str_t *password);
 static char *ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_status(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_convotic_names(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -57,8 +65,8 @@ static void ngx_convotic_exit_process(ngx_cycle_t *cycle);
 
 
 static ngx_conf_enum_t  ngx_convotic_error_statuses[] = {
-    { ngx_string("preserve"), NGX_CONVOTIC_STATUS_PRESERVE },
-    { ngx_string("documented"), NGX_CONVOTIC_STATUS_DOCUMENTED },
+    { ngx_string("preserve"), NGX_CONVOTIC_ERROR_STATUS_PRESERVE },
+    { ngx_string("documented"), NGX_CONVOTIC_ERROR_STATUS_DOCUMENTED },
     { ngx_null_string, 0 }
 };
 
@@ -66,6 +74,13 @@ static ngx_conf_enum_t  ngx_convotic_error_statuses[] = {
 static ngx_conf_enum_t  ngx_convotic_unknown_args[] = {
     { ngx_string("ignore"), NGX_CONVOTIC_ARGS_IGNORE },
     { ngx_string("reject"), NGX_CONVOTIC_ARGS_REJECT },
+    { ngx_null_string, 0 }
+};
+
+
+static ngx_conf_enum_t  ngx_convotic_status_forms[] = {
+    { ngx_string("json"), NGX_CONVOTIC_STATUS_JSON },
+    { ngx_string("prometheus"), NGX_CONVOTIC_STATUS_PROMETHEUS },
     { ngx_null_string, 0 }
 };
 
@@ -119,6 +134,13 @@ static ngx_command_t  ngx_convotic_commands[] = {
     { ngx_string("convotic_redis_prefix"),
       NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
       ngx_convotic_redis_prefix,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("convotic_zone"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_zone,
       NGX_HTTP_MAIN_CONF_OFFSET,
       0,
       NULL },
@@ -199,6 +221,13 @@ static ngx_command_t  ngx_convotic_commands[] = {
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, fill_timeout),
       NULL },
+
+    { ngx_string("convotic_status"),
+      NGX_HTTP_LOC_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_status,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, status),
+      &ngx_convotic_status_forms },
 
       ngx_null_command
 };
@@ -448,6 +477,56 @@ ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+static char *
+ngx_convotic_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ssize_t                    size;
+    ngx_str_t                 *value;
+    ngx_convotic_main_conf_t  *mcf = conf;
+
+    if (mcf->zone_size) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    size = ngx_parse_size(&value[1]);
+
+    if (size < NGX_CONVOTIC_ZONE_MIN) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "invalid size \"%V\" in \"convotic_zone\"; "
+                           "it is at least 1m", &value[1]);
+        return NGX_CONF_ERROR;
+    }
+
+    mcf->zone_size = size;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    char                      *rv;
+    ngx_http_core_loc_conf_t  *clcf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    rv = ngx_conf_set_enum_slot(cf, cmd, conf);
+    if (rv != NGX_CONF_OK) {
+        return rv;
+    }
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
+    mcf->statuses++;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    clcf->handler = ngx_convotic_status_handler;
+
+    return NGX_CONF_OK;
+}
+
+
 /* convotic_platforms, convotic_forward_args */
 
 static char *
@@ -658,6 +737,7 @@ ngx_convotic_create_loc_conf(ngx_conf_t *cf)
     conf->cache_max_size = NGX_CONF_UNSET_SIZE;
     conf->cache_bypass = NGX_CONF_UNSET_PTR;
     conf->fill_timeout = NGX_CONF_UNSET_MSEC;
+    conf->status = NGX_CONF_UNSET_UINT;
 
     return conf;
 }
@@ -678,7 +758,7 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     }
 
     ngx_conf_merge_uint_value(conf->error_status, prev->error_status,
-                              NGX_CONVOTIC_STATUS_PRESERVE);
+                              NGX_CONVOTIC_ERROR_STATUS_PRESERVE);
     ngx_conf_merge_ptr_value(conf->forward_args, prev->forward_args, NULL);
     ngx_conf_merge_uint_value(conf->unknown_args, prev->unknown_args,
                               NGX_CONVOTIC_ARGS_IGNORE);
@@ -974,6 +1054,18 @@ ngx_convotic_init(ngx_conf_t *cf)
 
     ngx_convotic_filter_init();
 
+    if (mcf->enabled || mcf->statuses) {
+
+        if (mcf->zone_size == 0) {
+            mcf->zone_size = NGX_CONVOTIC_ZONE_SIZE;
+        }
+
+        mcf->zone = ngx_convotic_zone_create(cf, mcf->zone_size);
+        if (mcf->zone == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
     if (mcf->keys == NULL) {
         return NGX_OK;
     }
@@ -981,12 +1073,12 @@ ngx_convotic_init(ngx_conf_t *cf)
     max = mcf->reply_max + NGX_CONVOTIC_CACHE_OVERHEAD
           + NGX_CONVOTIC_RESP_FEED;
 
-    ngx_convotic_redis_configure(mcf->keys, max, clcf->resolver,
-                                 clcf->resolver_timeout);
+    ngx_convotic_redis_configure(mcf->keys, mcf->zone, max,
+                                 clcf->resolver, clcf->resolver_timeout);
 
     if (mcf->bodies != mcf->keys) {
-        ngx_convotic_redis_configure(mcf->bodies, max, clcf->resolver,
-                                     clcf->resolver_timeout);
+        ngx_convotic_redis_configure(mcf->bodies, mcf->zone, max,
+                                     clcf->resolver, clcf->resolver_timeout);
     }
 
     return NGX_OK;

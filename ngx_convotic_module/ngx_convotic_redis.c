@@ -12,6 +12,7 @@
 
 
 #include "ngx_convotic_conf.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 
 
@@ -79,6 +80,7 @@ struct ngx_convotic_redis_s {
     in_port_t                       port;
     ngx_addr_t                     *addrs;
     ngx_uint_t                      naddrs;
+    ngx_convotic_zone_t            *zone;
     size_t                          reply_max;
     ngx_resolver_t                 *resolver;
     ngx_msec_t                      resolver_timeout;
@@ -155,6 +157,8 @@ static void ngx_convotic_redis_close(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_abandon(ngx_queue_t *queue);
 static void ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply);
+static void ngx_convotic_redis_count(ngx_convotic_redis_t *redis,
+    ngx_uint_t count);
 static void ngx_convotic_redis_free_slot(ngx_convotic_redis_slot_t *slot);
 static u_char *ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf,
     size_t len);
@@ -209,9 +213,11 @@ ngx_convotic_redis_create(ngx_conf_t *cf, ngx_convotic_redis_conf_t *conf)
 
 
 void
-ngx_convotic_redis_configure(ngx_convotic_redis_t *redis, size_t reply_max,
-    ngx_resolver_t *resolver, ngx_msec_t resolver_timeout)
+ngx_convotic_redis_configure(ngx_convotic_redis_t *redis,
+    ngx_convotic_zone_t *zone, size_t reply_max, ngx_resolver_t *resolver,
+    ngx_msec_t resolver_timeout)
 {
+    redis->zone = zone;
     redis->reply_max = reply_max;
 
     /* nginx has one that can resolve nothing where none is configured */
@@ -732,6 +738,8 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
         ngx_log_error(NGX_LOG_NOTICE, &redis->log, 0, "Redis is back");
     }
 
+    ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_CONNECTIONS);
+
     redis->failures = 0;
     redis->state = NGX_CONVOTIC_REDIS_READY;
     redis->ready_since = ngx_current_msec;
@@ -834,6 +842,7 @@ ngx_convotic_redis_queue(ngx_convotic_redis_t *redis, ngx_uint_t argc,
     }
 
     if (redis->failures) {
+        ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_REFUSED);
         return NULL;
     }
 
@@ -903,6 +912,10 @@ ngx_convotic_redis_write(ngx_convotic_redis_t *redis,
     slot->deadline = ngx_current_msec + redis->conf.timeout;
     slot->attempts++;
 
+    if (slot->type != NGX_CONVOTIC_REDIS_SLOT_OWN) {
+        ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_COMMANDS);
+    }
+
     ngx_queue_insert_tail(&redis->sent, &slot->queue);
 
     if (redis->state == NGX_CONVOTIC_REDIS_READY) {
@@ -955,7 +968,7 @@ ngx_convotic_redis_flush_handler(ngx_event_t *ev)
     out = &redis->out;
 
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, ev->log, 0,
-                   "convotic redis flush: %uz", (size_t) (out->last - out->pos));
+                   "convotic redis flush: %z", out->last - out->pos);
 
     if (c == NULL || !c->write->ready) {
         return;
@@ -1155,9 +1168,17 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
         return;
     }
 
+    ngx_convotic_zone_time(redis->zone,
+                           (redis->conf.role == NGX_CONVOTIC_REDIS_KEYS)
+                           ? NGX_CONVOTIC_TIME_KEYS
+                           : NGX_CONVOTIC_TIME_BODIES,
+                           ngx_current_msec
+                           - (slot->deadline - redis->conf.timeout));
+
     readonly = 0;
 
     if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
+        ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_ERRORS);
         ngx_convotic_redis_log_reply(redis, reply);
 
         /* a failover: the master is elsewhere, or will be here */
@@ -1328,6 +1349,8 @@ ngx_convotic_redis_fail(ngx_convotic_redis_t *redis, const char *what)
     ngx_msec_t   delay;
     ngx_queue_t  waiting;
 
+    ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_FAILURES);
+
     if (redis->failures == 0) {
         ngx_log_error(NGX_LOG_ERR, &redis->log, 0, "Redis is away: %s", what);
 
@@ -1478,6 +1501,20 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     code[i] = '\0';
 
     ngx_convotic_redis_complain(redis, (char *) code, (char *) text.data);
+}
+
+
+/* count is one of NGX_CONVOTIC_COUNT_KEYS_..., also for the bodies' server */
+
+static void
+ngx_convotic_redis_count(ngx_convotic_redis_t *redis, ngx_uint_t count)
+{
+    if (redis->conf.role != NGX_CONVOTIC_REDIS_KEYS) {
+        count += NGX_CONVOTIC_COUNT_BODIES_COMMANDS
+                 - NGX_CONVOTIC_COUNT_KEYS_COMMANDS;
+    }
+
+    ngx_convotic_zone_count(redis->zone, count);
 }
 
 

@@ -45,7 +45,8 @@ ngx_convotic_redis_t *ngx_convotic_redis_create(ngx_conf_t *cf,
 
 /* at the end of the configuration; resolver may be NULL: names stay as read */
 void ngx_convotic_redis_configure(ngx_convotic_redis_t *redis,
-    size_t reply_max, ngx_resolver_t *resolver, ngx_msec_t resolver_timeout);
+    ngx_convotic_zone_t *zone, size_t reply_max, ngx_resolver_t *resolver,
+    ngx_msec_t resolver_timeout);
 
 /* for a worker: connects ahead of the first request; closes at its exit */
 void ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle);

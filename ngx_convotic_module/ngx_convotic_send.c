@@ -9,6 +9,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_json.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_method.h"
 #include "ngx_convotic_ctx.h"
@@ -26,6 +27,8 @@ static ngx_int_t ngx_convotic_send_headers(ngx_http_request_t *r,
 static ngx_int_t ngx_convotic_send_success_headers(ngx_http_request_t *r,
     ngx_convotic_answer_t *answer);
 static ngx_int_t ngx_convotic_send_cache_status(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_send_count(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_send_body(ngx_http_request_t *r,
     ngx_str_t *body);
@@ -107,6 +110,8 @@ ngx_convotic_send(ngx_http_request_t *r)
     r->headers_out.content_type_lowcase = NULL;
 
     ctx->sent = answer->status;
+
+    ngx_convotic_send_count(r, ctx);
 
     rc = ngx_http_send_header(r);
 
@@ -271,6 +276,32 @@ ngx_convotic_send_cache_status(ngx_http_request_t *r,
     value.len = p - value.data;
 
     return ngx_convotic_send_add(r, "Cache-Status", &value);
+}
+
+
+static void
+ngx_convotic_send_count(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    static const ngx_uint_t  results[] = {
+        NGX_CONVOTIC_COUNT_REFUSED,      /* NGX_CONVOTIC_CACHE_NONE */
+        NGX_CONVOTIC_COUNT_HIT,
+        NGX_CONVOTIC_COUNT_MISS,
+        NGX_CONVOTIC_COUNT_EXPIRED,
+        NGX_CONVOTIC_COUNT_STALE,
+        NGX_CONVOTIC_COUNT_BYPASS
+    };
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ngx_convotic_zone_count(mcf->zone, results[ctx->cache.status]);
+
+    if (ctx->answer.code) {
+        ngx_convotic_zone_count(mcf->zone,
+                                NGX_CONVOTIC_COUNT_UNAUTHORIZED
+                                + ngx_convotic_error_index(ctx->answer.code));
+    }
 }
 
 

@@ -1,0 +1,471 @@
+
+/*
+ * Owns the names of the metrics and the two forms that they leave in.  The
+ * counters are read one by one while workers write them: each is exact, the
+ * sum of a family may be between two requests.
+ */
+
+
+#include "ngx_convotic_conf.h"
+#include "ngx_convotic_zone.h"
+#include "ngx_convotic_status.h"
+
+
+/* of the longest line, its names and numbers included */
+#define NGX_CONVOTIC_STATUS_LINE  160
+
+
+typedef struct {
+    ngx_uint_t    count;
+    const char   *value;         /* of the family's label; NULL: no label */
+    const char   *server;        /* of the label "server"; NULL: none */
+} ngx_convotic_status_row_t;
+
+
+typedef struct {
+    const char                       *name;
+    const char                       *help;
+    const char                       *label;
+    const ngx_convotic_status_row_t  *rows;      /* ends with a count of -1 */
+} ngx_convotic_status_family_t;
+
+
+typedef struct {
+    const char                       *name;
+    const char                       *help;
+    const char                       *server;
+    ngx_convotic_time_e               time;
+} ngx_convotic_status_time_t;
+
+
+static u_char *ngx_convotic_status_prometheus(ngx_convotic_zone_t *zone,
+    u_char *p, u_char *last);
+static u_char *ngx_convotic_status_prometheus_time(ngx_convotic_zone_t *zone,
+    const ngx_convotic_status_time_t *t, u_char *p, u_char *last);
+static u_char *ngx_convotic_status_json(ngx_convotic_zone_t *zone, u_char *p,
+    u_char *last);
+static u_char *ngx_convotic_status_json_time(ngx_convotic_zone_t *zone,
+    const ngx_convotic_status_time_t *t, u_char *p, u_char *last);
+static size_t ngx_convotic_status_size(void);
+
+
+#define NGX_CONVOTIC_STATUS_END  { NGX_CONVOTIC_COUNTS, NULL, NULL }
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_requests[] = {
+    { NGX_CONVOTIC_COUNT_HIT, "hit", NULL },
+    { NGX_CONVOTIC_COUNT_MISS, "miss", NULL },
+    { NGX_CONVOTIC_COUNT_EXPIRED, "expired", NULL },
+    { NGX_CONVOTIC_COUNT_STALE, "stale", NULL },
+    { NGX_CONVOTIC_COUNT_BYPASS, "bypass", NULL },
+    { NGX_CONVOTIC_COUNT_REFUSED, "refused", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_errors[] = {
+    { NGX_CONVOTIC_COUNT_UNAUTHORIZED, "UNAUTHORIZED", NULL },
+    { NGX_CONVOTIC_COUNT_INVALID_REQUEST, "INVALID_REQUEST", NULL },
+    { NGX_CONVOTIC_COUNT_NOT_FOUND, "NOT_FOUND", NULL },
+    { NGX_CONVOTIC_COUNT_RATE_LIMITED, "RATE_LIMITED", NULL },
+    { NGX_CONVOTIC_COUNT_INTERNAL_ERROR, "INTERNAL_ERROR", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_shaped[] = {
+    { NGX_CONVOTIC_COUNT_SHAPED_UNAUTHORIZED, "UNAUTHORIZED", NULL },
+    { NGX_CONVOTIC_COUNT_SHAPED_INVALID_REQUEST, "INVALID_REQUEST", NULL },
+    { NGX_CONVOTIC_COUNT_SHAPED_NOT_FOUND, "NOT_FOUND", NULL },
+    { NGX_CONVOTIC_COUNT_SHAPED_RATE_LIMITED, "RATE_LIMITED", NULL },
+    { NGX_CONVOTIC_COUNT_SHAPED_INTERNAL_ERROR, "INTERNAL_ERROR", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_keys[] = {
+    { NGX_CONVOTIC_COUNT_KEY_UNSURE, "unsure", NULL },
+    { NGX_CONVOTIC_COUNT_KEY_DENIED, "denied", NULL },
+    { NGX_CONVOTIC_COUNT_KEY_VALID, "valid", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_malformed[] = {
+    { NGX_CONVOTIC_COUNT_RECORD_MALFORMED, NULL, NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_fills[] = {
+    { NGX_CONVOTIC_COUNT_FILL_STORED, "stored", NULL },
+    { NGX_CONVOTIC_COUNT_FILL_PASSED, "passed", NULL },
+    { NGX_CONVOTIC_COUNT_FILL_ERROR, "error", NULL },
+    { NGX_CONVOTIC_COUNT_FILL_FAILED, "failed", NULL },
+    { NGX_CONVOTIC_COUNT_FILL_REFUSED, "refused", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_not_stored[] = {
+    { NGX_CONVOTIC_COUNT_NOT_STORED_LIMIT, "limit", NULL },
+    { NGX_CONVOTIC_COUNT_NOT_STORED_UPSTREAM, "upstream", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_commands[] = {
+    { NGX_CONVOTIC_COUNT_KEYS_COMMANDS, NULL, "keys" },
+    { NGX_CONVOTIC_COUNT_BODIES_COMMANDS, NULL, "bodies" },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_replies[] = {
+    { NGX_CONVOTIC_COUNT_KEYS_ERRORS, NULL, "keys" },
+    { NGX_CONVOTIC_COUNT_BODIES_ERRORS, NULL, "bodies" },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_connections[] = {
+    { NGX_CONVOTIC_COUNT_KEYS_CONNECTIONS, NULL, "keys" },
+    { NGX_CONVOTIC_COUNT_BODIES_CONNECTIONS, NULL, "bodies" },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_failures[] = {
+    { NGX_CONVOTIC_COUNT_KEYS_FAILURES, NULL, "keys" },
+    { NGX_CONVOTIC_COUNT_BODIES_FAILURES, NULL, "bodies" },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_refusals[] = {
+    { NGX_CONVOTIC_COUNT_KEYS_REFUSED, NULL, "keys" },
+    { NGX_CONVOTIC_COUNT_BODIES_REFUSED, NULL, "bodies" },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_family_t  ngx_convotic_status_families[] = {
+    { "convotic_requests_total",
+      "Requests that the gateway answered, by where the answer came from.",
+      "result", ngx_convotic_status_requests },
+    { "convotic_errors_total",
+      "Errors that the gateway answered with.",
+      "code", ngx_convotic_status_errors },
+    { "convotic_shaped_errors_total",
+      "Errors of nginx and of other locations that were rewritten.",
+      "code", ngx_convotic_status_shaped },
+    { "convotic_keys_total",
+      "Verdicts on keys that were looked up.",
+      "verdict", ngx_convotic_status_keys },
+    { "convotic_malformed_records_total",
+      "Key records that were refused because a field is malformed.",
+      NULL, ngx_convotic_status_malformed },
+    { "convotic_fills_total",
+      "Requests to the upstream, by their end.",
+      "result", ngx_convotic_status_fills },
+    { "convotic_fills_not_stored_total",
+      "Valid answers of the upstream that were not cached, by who forbade it.",
+      "reason", ngx_convotic_status_not_stored },
+    { "convotic_redis_commands_total",
+      "Commands of requests that were sent to Redis.",
+      NULL, ngx_convotic_status_commands },
+    { "convotic_redis_errors_total",
+      "Error replies of Redis to them.",
+      NULL, ngx_convotic_status_replies },
+    { "convotic_redis_connections_total",
+      "Connections to Redis that were greeted and used.",
+      NULL, ngx_convotic_status_connections },
+    { "convotic_redis_failures_total",
+      "Failures of Redis: refused, lost, late or not to be believed.",
+      NULL, ngx_convotic_status_failures },
+    { "convotic_redis_refused_total",
+      "Commands that were not sent because Redis was known to be away.",
+      NULL, ngx_convotic_status_refusals },
+    { NULL, NULL, NULL, NULL }
+};
+
+
+static const ngx_convotic_status_time_t  ngx_convotic_status_times[] = {
+    { "convotic_redis_seconds",
+      "Time from queueing a command for Redis to its reply.",
+      "keys", NGX_CONVOTIC_TIME_KEYS },
+    { "convotic_redis_seconds", NULL, "bodies", NGX_CONVOTIC_TIME_BODIES },
+    { "convotic_fill_seconds",
+      "Time that the upstream took.", NULL, NGX_CONVOTIC_TIME_FILL },
+    { NULL, NULL, NULL, 0 }
+};
+
+
+ngx_int_t
+ngx_convotic_status_handler(ngx_http_request_t *r)
+{
+    size_t                     size;
+    u_char                    *last;
+    ngx_int_t                  rc;
+    ngx_buf_t                 *b;
+    ngx_chain_t                out;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    if (!(r->method & (NGX_HTTP_GET|NGX_HTTP_HEAD))) {
+        return NGX_HTTP_NOT_ALLOWED;
+    }
+
+    rc = ngx_http_discard_request_body(r);
+    if (rc != NGX_OK) {
+        return rc;
+    }
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    size = ngx_convotic_status_size();
+
+    b = ngx_create_temp_buf(r->pool, size);
+    if (b == NULL) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    last = b->start + size;
+
+    if (conf->status == NGX_CONVOTIC_STATUS_JSON) {
+        b->last = ngx_convotic_status_json(mcf->zone, b->pos, last);
+        ngx_str_set(&r->headers_out.content_type, "application/json");
+
+    } else {
+        b->last = ngx_convotic_status_prometheus(mcf->zone, b->pos, last);
+        ngx_str_set(&r->headers_out.content_type,
+                    "text/plain; version=0.0.4; charset=utf-8");
+    }
+
+    r->headers_out.content_type_len = r->headers_out.content_type.len;
+    r->headers_out.status = NGX_HTTP_OK;
+    r->headers_out.content_length_n = b->last - b->pos;
+
+    rc = ngx_http_send_header(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    b->last_buf = (r == r->main) ? 1 : 0;
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
+}
+
+
+/* the text format of Prometheus, version 0.0.4 */
+
+static u_char *
+ngx_convotic_status_prometheus(ngx_convotic_zone_t *zone, u_char *p,
+    u_char *last)
+{
+    const ngx_convotic_status_row_t     *row;
+    const ngx_convotic_status_time_t    *t;
+    const ngx_convotic_status_family_t  *family;
+
+    for (family = ngx_convotic_status_families; family->name; family++) {
+
+        p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s counter\n",
+                         family->name, family->help, family->name);
+
+        for (row = family->rows; row->count != NGX_CONVOTIC_COUNTS; row++) {
+
+            p = ngx_slprintf(p, last, "%s", family->name);
+
+            if (row->server) {
+                p = ngx_slprintf(p, last, "{server=\"%s\"}", row->server);
+
+            } else if (row->value) {
+                p = ngx_slprintf(p, last, "{%s=\"%s\"}", family->label,
+                                 row->value);
+            }
+
+            p = ngx_slprintf(p, last, " %uA\n",
+                             ngx_convotic_zone_value(zone, row->count));
+        }
+    }
+
+    for (t = ngx_convotic_status_times; t->name; t++) {
+
+        if (t->help) {
+            p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s histogram\n",
+                             t->name, t->help, t->name);
+        }
+
+        p = ngx_convotic_status_prometheus_time(zone, t, p, last);
+    }
+
+    return p;
+}
+
+
+static u_char *
+ngx_convotic_status_prometheus_time(ngx_convotic_zone_t *zone,
+    const ngx_convotic_status_time_t *t, u_char *p, u_char *last)
+{
+    u_char                     labels[32], *end;
+    ngx_uint_t                 i;
+    ngx_atomic_uint_t          n, sum;
+    ngx_convotic_zone_time_t  *time;
+
+    static const ngx_msec_t  bounds[] = NGX_CONVOTIC_TIME_BOUNDS;
+
+    time = ngx_convotic_zone_times(zone, t->time);
+    n = 0;
+
+    end = labels;
+    if (t->server) {
+        end = ngx_sprintf(labels, "server=\"%s\",", t->server);
+    }
+
+    for (i = 0; i < NGX_CONVOTIC_TIME_BUCKETS - 1; i++) {
+        n += time->buckets[i];
+
+        p = ngx_slprintf(p, last, "%s_bucket{%*sle=\"%M.%03M\"} %uA\n",
+                         t->name, (size_t) (end - labels), labels,
+                         bounds[i] / 1000, bounds[i] % 1000, n);
+    }
+
+    n += time->buckets[i];
+    sum = time->sum;
+
+    p = ngx_slprintf(p, last, "%s_bucket{%*sle=\"+Inf\"} %uA\n",
+                     t->name, (size_t) (end - labels), labels, n);
+
+    /* without the comma that a label "le" would follow */
+
+    if (t->server) {
+        end[-1] = '}';
+        p = ngx_slprintf(p, last, "%s_sum{%*s %uA.%03uA\n%s_count{%*s %uA\n",
+                         t->name, (size_t) (end - labels), labels,
+                         sum / 1000, sum % 1000,
+                         t->name, (size_t) (end - labels), labels, n);
+        return p;
+    }
+
+    return ngx_slprintf(p, last, "%s_sum %uA.%03uA\n%s_count %uA\n",
+                        t->name, sum / 1000, sum % 1000, t->name, n);
+}
+
+
+/* the names without "convotic_" and "_total", a family as an object */
+
+static u_char *
+ngx_convotic_status_json(ngx_convotic_zone_t *zone, u_char *p, u_char *last)
+{
+    size_t                               len;
+    const char                          *name;
+    const ngx_convotic_status_row_t     *row;
+    const ngx_convotic_status_time_t    *t;
+    const ngx_convotic_status_family_t  *family;
+
+    p = ngx_slprintf(p, last, "{");
+
+    for (family = ngx_convotic_status_families; family->name; family++) {
+
+        name = family->name + sizeof("convotic_") - 1;
+        len = ngx_strlen(name) - (sizeof("_total") - 1);
+
+        p = ngx_slprintf(p, last, "%s\"%*s\":",
+                         family == ngx_convotic_status_families ? "" : ",",
+                         len, name);
+
+        row = family->rows;
+
+        if (row->value == NULL && row->server == NULL) {
+            p = ngx_slprintf(p, last, "%uA",
+                             ngx_convotic_zone_value(zone, row->count));
+            continue;
+        }
+
+        for ( /* void */ ; row->count != NGX_CONVOTIC_COUNTS; row++) {
+            p = ngx_slprintf(p, last, "%s\"%s\":%uA",
+                             row == family->rows ? "{" : ",",
+                             row->server ? row->server : row->value,
+                             ngx_convotic_zone_value(zone, row->count));
+        }
+
+        p = ngx_slprintf(p, last, "}");
+    }
+
+    for (t = ngx_convotic_status_times; t->name; t++) {
+
+        if (t->help) {
+            p = ngx_slprintf(p, last, ",\"%s\":%s",
+                             t->name + sizeof("convotic_") - 1,
+                             t->server ? "{" : "");
+        }
+
+        if (t->server) {
+            p = ngx_slprintf(p, last, "%s\"%s\":", t->help ? "" : ",",
+                             t->server);
+        }
+
+        p = ngx_convotic_status_json_time(zone, t, p, last);
+
+        if (t->server && (t[1].name == NULL || t[1].help)) {
+            p = ngx_slprintf(p, last, "}");
+        }
+    }
+
+    return ngx_slprintf(p, last, "}\n");
+}
+
+
+static u_char *
+ngx_convotic_status_json_time(ngx_convotic_zone_t *zone,
+    const ngx_convotic_status_time_t *t, u_char *p, u_char *last)
+{
+    ngx_uint_t                 i;
+    ngx_atomic_uint_t          n, sum;
+    ngx_convotic_zone_time_t  *time;
+
+    time = ngx_convotic_zone_times(zone, t->time);
+    n = 0;
+
+    for (i = 0; i < NGX_CONVOTIC_TIME_BUCKETS; i++) {
+        n += time->buckets[i];
+    }
+
+    sum = time->sum;
+
+    return ngx_slprintf(p, last, "{\"count\":%uA,\"sum\":%uA.%03uA}", n,
+                        sum / 1000, sum % 1000);
+}
+
+
+static size_t
+ngx_convotic_status_size(void)
+{
+    size_t                               n;
+    const ngx_convotic_status_row_t     *row;
+    const ngx_convotic_status_time_t    *t;
+    const ngx_convotic_status_family_t  *family;
+
+    n = 1;
+
+    for (family = ngx_convotic_status_families; family->name; family++) {
+
+        n += 2;     /* HELP, TYPE */
+
+        for (row = family->rows; row->count != NGX_CONVOTIC_COUNTS; row++) {
+            n++;
+        }
+    }
+
+    for (t = ngx_convotic_status_times; t->name; t++) {
+        n += 2 + NGX_CONVOTIC_TIME_BUCKETS + 2;
+    }
+
+    return n * NGX_CONVOTIC_STATUS_LINE;
+}
