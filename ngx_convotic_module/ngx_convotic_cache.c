@@ -330,14 +330,16 @@ ngx_convotic_cache_key(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 static ngx_int_t
 ngx_convotic_cache_namespace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    u_char                   *p;
-    ngx_convotic_loc_conf_t  *conf;
+    u_char                    *p;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
 
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
     ctx->cache.ns = conf->cache_namespace;
 
-    if (!conf->host_in_namespace) {
+    if (!conf->host_in_namespace || !mcf->host_is_read) {
         return NGX_OK;
     }
 

@@ -51,6 +51,7 @@ typedef struct {
     size_t                        zone_size;
     ngx_uint_t                    enabled;   /* locations with "convotic on" */
     ngx_uint_t                    statuses;  /* with "convotic_status" */
+    ngx_uint_t                    host_is_read;  /* $host or $http_host */
     size_t                        reply_max; /* bytes of one Redis reply */
 } ngx_convotic_main_conf_t;
 

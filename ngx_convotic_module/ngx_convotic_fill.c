@@ -296,13 +296,26 @@ ngx_convotic_fill_variables(ngx_http_request_t *sr)
         ngx_string("http_"),
         ngx_string("cookie_"),
         ngx_string("arg_"),
-        ngx_string("request_"),
+        ngx_string("request_uri"),
+        ngx_string("request_method"),
         ngx_string("content_"),
         ngx_string("host"),
         ngx_null_string
     };
 
     cmcf = ngx_http_get_module_main_conf(sr, ngx_http_core_module);
+
+    v = cmcf->variables.elts;
+
+    /* random, and to be the same in the log */
+
+    for (i = 0; i < cmcf->variables.nelts; i++) {
+        if (v[i].name.len == sizeof("request_id") - 1
+            && ngx_strncmp(v[i].name.data, "request_id", v[i].name.len) == 0)
+        {
+            (void) ngx_http_get_indexed_variable(sr->main, i);
+        }
+    }
 
     n = cmcf->variables.nelts * sizeof(ngx_http_variable_value_t);
 
@@ -312,8 +325,6 @@ ngx_convotic_fill_variables(ngx_http_request_t *sr)
     }
 
     ngx_memcpy(value, sr->variables, n);
-
-    v = cmcf->variables.elts;
 
     for (i = 0; i < cmcf->variables.nelts; i++) {
         name = &v[i].name;
@@ -383,15 +394,8 @@ ngx_convotic_fill_host(ngx_http_request_t *r, ngx_http_request_t *sr)
 
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
 
-    if (conf->host.len) {
-        value = conf->host;
-        sr->headers_in.server = conf->host;
-
-    } else {
-        sr->headers_in.server = r->headers_in.server;
-        value = r->headers_in.host ? r->headers_in.host->value
-                                   : r->headers_in.server;
-    }
+    value = conf->host.len ? conf->host : r->headers_in.server;
+    sr->headers_in.server = value;
 
     if (value.len == 0) {
         return NGX_OK;
@@ -897,7 +901,8 @@ ngx_convotic_fill_collect(ngx_convotic_fill_t *fill, ngx_http_request_t *sr,
 
 /*
  * Called first thing when sr is finalized, whatever the reason.  NGX_OK keeps
- * nginx from answering with an error page of its own.
+ * nginx from answering with an error page of its own; if the client has left,
+ * the request ends here, and is logged as such.
  */
 
 static ngx_int_t
@@ -912,7 +917,7 @@ ngx_convotic_fill_done(ngx_http_request_t *sr, void *data, ngx_int_t rc)
         ngx_convotic_fill_end(fill, rc);
     }
 
-    return NGX_OK;
+    return sr->connection->error ? NGX_HTTP_CLIENT_CLOSED_REQUEST : NGX_OK;
 }
 
 
@@ -964,7 +969,8 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
         /* the upstream module has logged why */
 
         ngx_convotic_error_set(&ctx->answer,
-                               (rc >= NGX_HTTP_BAD_REQUEST)
+                               (rc >= NGX_HTTP_BAD_REQUEST
+                                && rc != NGX_HTTP_CLIENT_CLOSED_REQUEST)
                                ? (ngx_uint_t) rc : NGX_HTTP_BAD_GATEWAY);
 
         count = NGX_CONVOTIC_COUNT_FILL_FAILED;

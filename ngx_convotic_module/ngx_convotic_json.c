@@ -43,23 +43,23 @@ ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit)
     root = json_loadb((char *) body->data, body->len,
                       NGX_CONVOTIC_JSON_FLAGS, &error);
     if (root == NULL) {
-        return "is not JSON";
+        return "it is not JSON";
     }
 
     err = NULL;
     number = json_object_get(root, "limit");
 
     if (!json_is_object(root)) {
-        err = "is not a JSON object";
+        err = "it is not a JSON object";
 
     } else if (!json_is_array(json_object_get(root, "contacts"))) {
-        err = "has no array \"contacts\"";
+        err = "it has no array \"contacts\"";
 
     } else if (!json_is_number(json_object_get(root, "total"))) {
-        err = "has no number \"total\"";
+        err = "it has no number \"total\"";
 
     } else if (!json_is_number(number)) {
-        err = "has no number \"limit\"";
+        err = "it has no number \"limit\"";
 
     } else {
         value = json_number_value(number);

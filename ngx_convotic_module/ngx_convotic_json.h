@@ -15,7 +15,7 @@
 
 /*
  * NULL if the body is {"contacts": [...], "total": number, "limit": number},
- * whatever else it has, or the end of a sentence that says what it lacks.
+ * whatever else it has, or a clause that says what it lacks.
  * *limit is its limit, and -1 where that is no whole number.
  */
 const char *ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit);

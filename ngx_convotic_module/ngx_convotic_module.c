@@ -58,6 +58,7 @@ static char *ngx_convotic_check_upstream(ngx_conf_t *cf);
 static char *ngx_convotic_default_namespace(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static void ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf);
+static ngx_uint_t ngx_convotic_host_is_read(ngx_conf_t *cf);
 static ngx_int_t ngx_convotic_add_variables(ngx_conf_t *cf);
 static ngx_int_t ngx_convotic_init(ngx_conf_t *cf);
 static ngx_int_t ngx_convotic_init_process(ngx_cycle_t *cycle);
@@ -589,7 +590,7 @@ ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     ngx_int_t                 n;
     ngx_str_t                *value;
-    ngx_uint_t                i;
+    ngx_uint_t                i, *limit;
     ngx_convotic_loc_conf_t  *clcf = conf;
 
     if (clcf->limit_max != NGX_CONF_UNSET_UINT
@@ -603,14 +604,19 @@ ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     for (i = 1; i < cf->args->nelts; i++) {
 
         n = NGX_ERROR;
+        limit = NULL;
 
         if (ngx_strncmp(value[i].data, "default=", 8) == 0) {
             n = ngx_atoi(value[i].data + 8, value[i].len - 8);
-            clcf->limit_default = n;
+            limit = &clcf->limit_default;
 
         } else if (ngx_strncmp(value[i].data, "max=", 4) == 0) {
             n = ngx_atoi(value[i].data + 4, value[i].len - 4);
-            clcf->limit_max = n;
+            limit = &clcf->limit_max;
+        }
+
+        if (limit && *limit != NGX_CONF_UNSET_UINT) {
+            return "has the same parameter twice";
         }
 
         if (n < 1 || n > NGX_CONVOTIC_LIMIT_MAX) {
@@ -620,6 +626,8 @@ ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
                                &value[i], NGX_CONVOTIC_LIMIT_MAX);
             return NGX_CONF_ERROR;
         }
+
+        *limit = n;
     }
 
     return NGX_CONF_OK;
@@ -991,37 +999,67 @@ ngx_convotic_default_namespace(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
 
 
 /*
- * The Host that the upstream may be told is the server's name, unless that
- * leaves a choice to the client (a wildcard, an expression), which then
- * belongs to the namespace, or there is none.
+ * The Host that the upstream may be told is the server's first name.  Where
+ * the names leave a choice to the client (none, a wildcard, an expression),
+ * it is the client's, and belongs to the namespace.
  */
 
 static void
 ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
 {
-    ngx_str_t                 *name;
+    ngx_uint_t                 i;
+    ngx_http_server_name_t    *name;
     ngx_http_core_srv_conf_t  *cscf;
 
     cscf = ngx_http_conf_get_module_srv_conf(cf, ngx_http_core_module);
 
-    name = &cscf->server_name;
+    name = cscf->server_names.elts;
 
-    if (name->len == 0) {
-        return;
-    }
+    for (i = 0; i < cscf->server_names.nelts; i++) {
 
-    if (name->data[0] == '~' || name->data[0] == '_' || name->data[0] == '.'
-        || ngx_strlchr(name->data, name->data + name->len, '*')
+        if (name[i].name.len == 0 || name[i].name.data[0] == '.'
+            || name[i].name.data[0] == '_'
+            || ngx_strlchr(name[i].name.data,
+                           name[i].name.data + name[i].name.len, '*')
 #if (NGX_PCRE)
-        || cscf->captures
+            || name[i].regex
 #endif
-       )
-    {
-        conf->host_in_namespace = 1;
-        return;
+           )
+        {
+            conf->host_in_namespace = 1;
+            return;
+        }
     }
 
-    conf->host = *name;
+    conf->host = cscf->server_name;
+}
+
+
+/* where nothing reads the client's Host, it goes nowhere */
+
+static ngx_uint_t
+ngx_convotic_host_is_read(ngx_conf_t *cf)
+{
+    ngx_uint_t                  i;
+    ngx_http_variable_t        *v;
+    ngx_http_core_main_conf_t  *cmcf;
+
+    cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
+
+    v = cmcf->variables.elts;
+
+    for (i = 0; i < cmcf->variables.nelts; i++) {
+
+        if ((v[i].name.len == 4
+             && ngx_strncmp(v[i].name.data, "host", 4) == 0)
+            || (v[i].name.len == 9
+                && ngx_strncmp(v[i].name.data, "http_host", 9) == 0))
+        {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 
@@ -1069,6 +1107,8 @@ ngx_convotic_init(ngx_conf_t *cf)
     if (mcf->keys == NULL) {
         return NGX_OK;
     }
+
+    mcf->host_is_read = ngx_convotic_host_is_read(cf);
 
     max = mcf->reply_max + NGX_CONVOTIC_CACHE_OVERHEAD
           + NGX_CONVOTIC_RESP_FEED;

@@ -224,9 +224,10 @@ ngx_convotic_params_judge(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
         return NGX_DONE;
     }
 
-    ctx->limit = conf->limit_default;
+    if (limit == NULL) {
+        ctx->limit = conf->limit_default;
 
-    if (limit && ngx_convotic_params_limit(r, ctx, limit) != NGX_OK) {
+    } else if (ngx_convotic_params_limit(r, ctx, limit) != NGX_OK) {
         return NGX_DONE;
     }
 

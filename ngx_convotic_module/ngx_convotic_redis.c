@@ -33,8 +33,9 @@
 /* reads of a ready socket before others have their turn */
 #define NGX_CONVOTIC_REDIS_READS         64
 
-/* commands that the kernel has not taken yet */
-#define NGX_CONVOTIC_REDIS_OUT_MAX       (16 * 1024 * 1024)
+/* commands that the kernel has not taken yet, and the buffer that is kept */
+#define NGX_CONVOTIC_REDIS_OUT_MAX       (64 * 1024 * 1024)
+#define NGX_CONVOTIC_REDIS_OUT_KEEP      (256 * 1024)
 
 #define NGX_CONVOTIC_REDIS_RUN_ID_LEN    64
 
@@ -993,6 +994,11 @@ ngx_convotic_redis_flush_handler(ngx_event_t *ev)
     if (out->pos == out->last) {
         out->pos = out->start;
         out->last = out->start;
+
+        if (out->end - out->start > NGX_CONVOTIC_REDIS_OUT_KEEP) {
+            ngx_free(out->start);
+            ngx_memzero(out, sizeof(ngx_buf_t));
+        }
     }
 
     if (ngx_handle_write_event(c->write, 0) != NGX_OK) {
