@@ -69,9 +69,9 @@ $(BUILD)/ngx_convotic_module.so: $(TREE)/objs/Makefile $(SOURCES)
 	$(MAKE) -C $(TREE) -f objs/Makefile modules
 	cp $(TREE)/objs/ngx_convotic_module.so $@
 
-$(BUILD)/convoticctl: tools/convoticctl.c $(BUILD)/.for
+$(BUILD)/convoticctl: $(wildcard tools/convoticctl/*.[ch]) $(BUILD)/.for
 	$(CC) $(CFLAGS) -Wall -Wextra -Werror $(SANITIZERS) -o $@ \
-	    tools/convoticctl.c $$(pkg-config --cflags --libs $(LIBS))
+	    tools/convoticctl/*.c $$(pkg-config --cflags --libs $(LIBS))
 
 install: all
 	install -D -m 644 $(BUILD)/ngx_convotic_module.so \

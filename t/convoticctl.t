@@ -1247,6 +1247,8 @@ for my $case (
     [ 'redis://[::1', qr/bracket/ ],
     [ 'redis://[::1]x', qr/IPv6/ ],
     [ 'redis://h 1', qr/blank/ ],
+    [ 'redis://nobody@h', qr/a user and no password; .* --password-file$/ ],
+    [ 'redis://nobody:@h', qr/a user and no password/ ],
     [ 'unix:relative', qr/not absolute/ ],
     [ 'unix:/', qr/not absolute/ ],
     [ 'unix:/x?db=', qr/database/ ],
@@ -1257,6 +1259,9 @@ for my $case (
     secretless(ctl('init', { redis => $url }), USAGE, $pattern, "URL $url");
 }
 
+secretless(ctl('doctor', '--cache-redis', "redis://nobody\@$hostport"), USAGE,
+           qr/^convoticctl: --cache-redis: .* no password; .* with --cache-pas/,
+           'a user without a password for bodies');
 secretless(ctl('init', { redis => undef, env => { CONVOTIC_REDIS => 'x:/' } }),
            USAGE, qr/^convoticctl: CONVOTIC_REDIS: /,
            'a URL in the environment');
@@ -1508,6 +1513,13 @@ $res = ctl('doctor', '--cache-redis', $hostile->url,
            { redis => $hostile->url });
 done_is($res, FAILED, 'hostile: doctor, plausible answers');
 unlike($res->{out}, qr/[^\n\x20-\x7e]/, 'hostile: doctor: printable');
+
+$hostile->script(INFO => resp_bulk("maxmemory_policy:allkeys-\e\r\n"
+                                   . "maxmemory:5\r\n"));
+$res = ctl('doctor', '--cache-redis', $hostile->url,
+           { redis => $hostile->url });
+like($res->{out}, qr/^ok +bodies eviction +allkeys-\\x1b at 5 bytes$/m,
+     'hostile: doctor: a good policy is escaped too');
 
 
 # No key in clear, anywhere.
