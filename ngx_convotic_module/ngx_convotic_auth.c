@@ -47,11 +47,13 @@ static void ngx_convotic_auth_meta_handler(void *data,
     ngx_convotic_resp_t *reply);
 static void ngx_convotic_auth_record_handler(void *data,
     ngx_convotic_resp_t *reply);
+static void ngx_convotic_auth_ping_handler(void *data,
+    ngx_convotic_resp_t *reply);
 static ngx_convotic_auth_e ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx,
     ngx_convotic_resp_t *reply);
 static ngx_uint_t ngx_convotic_auth_strings(ngx_convotic_resp_t *reply);
-static ngx_str_t *ngx_convotic_auth_find(ngx_convotic_resp_t *reply,
-    const ngx_str_t *field);
+static ngx_uint_t ngx_convotic_auth_find(ngx_convotic_resp_t *reply,
+    const ngx_str_t *field, ngx_str_t **value);
 static ngx_int_t ngx_convotic_auth_id(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
 static ngx_int_t ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx,
@@ -65,6 +67,8 @@ static ngx_int_t ngx_convotic_auth_rate(ngx_convotic_ctx_t *ctx,
 static ngx_int_t ngx_convotic_auth_expires(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
 static ngx_int_t ngx_convotic_auth_text(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *value);
+static ngx_int_t ngx_convotic_auth_created(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
 static int64_t ngx_convotic_auth_number(ngx_str_t *value);
 
@@ -81,7 +85,7 @@ static const ngx_convotic_auth_field_t  ngx_convotic_auth_fields[] = {
     { ngx_string("rate"), 0, ngx_convotic_auth_rate },
     { ngx_string("expires"), 0, ngx_convotic_auth_expires },
     { ngx_string("name"), 0, ngx_convotic_auth_text },
-    { ngx_string("created"), 0, ngx_convotic_auth_text },
+    { ngx_string("created"), 0, ngx_convotic_auth_created },
     { ngx_null_string, 0, NULL }
 };
 
@@ -91,7 +95,8 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     u_char                    *p;
     ngx_int_t                  rc;
-    ngx_str_t                  key, meta[2], record[2];
+    ngx_str_t                  key, meta[2], record[2], ping[2];
+    ngx_uint_t                 i;
     ngx_convotic_main_conf_t  *mcf;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
@@ -127,29 +132,45 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     p = ngx_cpymem(p, ctx->key_hash, NGX_CONVOTIC_HEX_LEN);
     record[1].len = p - record[1].data;
 
-    /* one server, one connection: the replies come in this order */
+    /*
+     * One server, one connection: the replies come in this order.  "meta" is
+     * asked for behind the record, for a store that is emptied in between has
+     * neither.  The last is the digest back again, which shows that all of
+     * them are this request's.
+     */
 
-    ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, meta,
-                                            ngx_convotic_auth_meta_handler,
-                                            ctx);
-    if (ctx->slots[0] == NULL) {
-        return ngx_convotic_auth_unsure(ctx);
-    }
+    ngx_str_set(&ping[0], "PING");
+    ping[1].data = ctx->key_hash;
+    ping[1].len = NGX_CONVOTIC_HEX_LEN;
 
-    ctx->slots[1] = ngx_convotic_redis_send(mcf->keys, 2, record,
+    ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, record,
                                             ngx_convotic_auth_record_handler,
                                             ctx);
-    if (ctx->slots[1] == NULL) {
 
-        if (ctx->slots[0]) {
-            ngx_convotic_redis_cancel(ctx->slots[0]);
-            ctx->slots[0] = NULL;
-        }
-
-        return ngx_convotic_auth_unsure(ctx);
+    if (ctx->slots[0]) {
+        ctx->slots[1] = ngx_convotic_redis_send(mcf->keys, 2, meta,
+                                            ngx_convotic_auth_meta_handler,
+                                            ctx);
     }
 
-    return NGX_AGAIN;
+    if (ctx->slots[1]) {
+        ctx->slots[2] = ngx_convotic_redis_send(mcf->keys, 2, ping,
+                                            ngx_convotic_auth_ping_handler,
+                                            ctx);
+    }
+
+    if (ctx->slots[2]) {
+        return NGX_AGAIN;
+    }
+
+    for (i = 0; i < 2; i++) {
+        if (ctx->slots[i]) {
+            ngx_convotic_redis_cancel(ctx->slots[i]);
+            ctx->slots[i] = NULL;
+        }
+    }
+
+    return ngx_convotic_auth_unsure(ctx);
 }
 
 
@@ -272,43 +293,89 @@ ngx_convotic_auth_unsure(ngx_convotic_ctx_t *ctx)
 
 
 static void
-ngx_convotic_auth_meta_handler(void *data, ngx_convotic_resp_t *reply)
-{
-    ngx_convotic_ctx_t  *ctx = data;
-
-    ctx->slots[0] = NULL;
-
-    ctx->meta = (reply && reply->type == NGX_CONVOTIC_RESP_INTEGER
-                 && reply->integer == 1);
-}
-
-
-static void
 ngx_convotic_auth_record_handler(void *data, ngx_convotic_resp_t *reply)
 {
     ngx_convotic_ctx_t        *ctx = data;
     ngx_convotic_main_conf_t  *mcf;
 
-    ctx->slots[1] = NULL;
+    ctx->slots[0] = NULL;
     ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
+
+    if (reply == NULL) {
+        return;
+    }
+
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    ctx->number = ngx_convotic_redis_number(mcf->keys);
+
+    if (reply->type != NGX_CONVOTIC_RESP_ARRAY) {
+        ngx_convotic_redis_complain(mcf->keys, "TYPE",
+                         "it answered HGETALL with an unexpected type");
+        return;
+    }
+
+    ctx->verdict = ngx_convotic_auth_judge(ctx, reply);
+}
+
+
+/* what the record said counts if this is our store, and the same one */
+
+static void
+ngx_convotic_auth_meta_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_convotic_ctx_t        *ctx = data;
+    ngx_convotic_main_conf_t  *mcf;
+
+    ctx->slots[1] = NULL;
+
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    if (reply && reply->type == NGX_CONVOTIC_RESP_INTEGER
+        && reply->integer == 1
+        && ctx->number == ngx_convotic_redis_number(mcf->keys))
+    {
+        return;
+    }
+
+    ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
+
+    if (reply && reply->type == NGX_CONVOTIC_RESP_INTEGER
+        && reply->integer == 0)
+    {
+        ngx_convotic_redis_complain(mcf->keys, "META",
+                         "it has no \"meta\": run \"convoticctl init\" "
+                         "if this is the right store, and a complete one");
+    }
+}
+
+
+/*
+ * A stream of replies that has shifted, whoever did it, would give one key's
+ * record to another: such a connection is closed, and nobody on it believed.
+ */
+
+static void
+ngx_convotic_auth_ping_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_convotic_ctx_t        *ctx = data;
+    ngx_convotic_main_conf_t  *mcf;
+
+    ctx->slots[2] = NULL;
 
     mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
 
     if (reply == NULL) {
+        ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
 
-        /* it has been logged why */
-
-    } else if (!ctx->meta) {
-        ngx_convotic_redis_complain(mcf->keys, "META",
-                         "it has no \"meta\": run \"convoticctl init\" "
-                         "if this is the right store, and a complete one");
-
-    } else if (reply->type != NGX_CONVOTIC_RESP_ARRAY) {
-        ngx_convotic_redis_complain(mcf->keys, "TYPE",
-                         "it answered HGETALL with an unexpected type");
-
-    } else {
-        ctx->verdict = ngx_convotic_auth_judge(ctx, reply);
+    } else if (reply->type != NGX_CONVOTIC_RESP_STRING
+               || reply->str.len != NGX_CONVOTIC_HEX_LEN
+               || ngx_memcmp(reply->str.data, ctx->key_hash,
+                             NGX_CONVOTIC_HEX_LEN)
+                  != 0)
+    {
+        ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
+        ngx_convotic_redis_distrust(mcf->keys);
     }
 
     ngx_convotic_zone_count(mcf->zone,
@@ -323,6 +390,7 @@ ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx, ngx_convotic_resp_t *reply)
 {
     ngx_int_t                         rc;
     ngx_str_t                        *value;
+    ngx_uint_t                        n;
     ngx_convotic_auth_e               verdict;
     ngx_convotic_main_conf_t         *mcf;
     const ngx_convotic_auth_field_t  *field, *malformed;
@@ -340,7 +408,11 @@ ngx_convotic_auth_judge(ngx_convotic_ctx_t *ctx, ngx_convotic_resp_t *reply)
 
     for (field = ngx_convotic_auth_fields; field->name.len; field++) {
 
-        value = ngx_convotic_auth_find(reply, &field->name);
+        n = ngx_convotic_auth_find(reply, &field->name, &value);
+
+        if (n > 1) {
+            return NGX_CONVOTIC_AUTH_UNSURE;
+        }
 
         if (value == NULL && !field->required) {
             continue;
@@ -390,11 +462,18 @@ ngx_convotic_auth_strings(ngx_convotic_resp_t *reply)
 }
 
 
-static ngx_str_t *
-ngx_convotic_auth_find(ngx_convotic_resp_t *reply, const ngx_str_t *field)
+/* how often the field is there; no Redis has one twice */
+
+static ngx_uint_t
+ngx_convotic_auth_find(ngx_convotic_resp_t *reply, const ngx_str_t *field,
+    ngx_str_t **value)
 {
-    size_t      i;
-    ngx_str_t  *name;
+    size_t       i;
+    ngx_str_t   *name;
+    ngx_uint_t   n;
+
+    n = 0;
+    *value = NULL;
 
     for (i = 0; i < reply->nelts; i += 2) {
         name = &reply->elts[i]->str;
@@ -402,11 +481,12 @@ ngx_convotic_auth_find(ngx_convotic_resp_t *reply, const ngx_str_t *field)
         if (name->len == field->len
             && ngx_memcmp(name->data, field->data, name->len) == 0)
         {
-            return &reply->elts[i + 1]->str;
+            *value = &reply->elts[i + 1]->str;
+            n++;
         }
     }
 
-    return NULL;
+    return n;
 }
 
 
@@ -522,6 +602,40 @@ ngx_convotic_auth_text(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
 
     for (i = 0; i < value->len; i++) {
         if (value->data[i] < ' ') {
+            return NGX_ERROR;
+        }
+    }
+
+    return NGX_OK;
+}
+
+
+/* seconds, or a date as ISO 8601 has them */
+
+static ngx_int_t
+ngx_convotic_auth_created(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
+{
+    size_t  i;
+    u_char  ch;
+
+    if (ngx_convotic_auth_number(value) >= 0) {
+        return NGX_OK;
+    }
+
+    if (value->len < sizeof("2026-01-01") - 1 || value->len > 40
+        || value->data[4] != '-')
+    {
+        return NGX_ERROR;
+    }
+
+    for (i = 0; i < value->len; i++) {
+        ch = value->data[i];
+
+        if (i == 4 || (ch >= '0' && ch <= '9')) {
+            continue;
+        }
+
+        if (i < 4 || ch == 0 || ngx_strchr("-:.+TZ ", ch) == NULL) {
             return NGX_ERROR;
         }
     }

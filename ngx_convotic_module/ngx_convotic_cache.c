@@ -31,6 +31,8 @@
 #include "ngx_convotic_cache.h"
 
 
+#define NGX_CONVOTIC_CACHE_MAGIC        "convotic-body "
+
 #define NGX_CONVOTIC_CACHE_HEADERS_MAX  32
 
 /* of an entity tag: 128 bits of the digest */
@@ -48,6 +50,8 @@
 #define NGX_CONVOTIC_CACHE_DIGITS_MAX   19
 
 
+static void ngx_convotic_cache_confirm_handler(void *data,
+    ngx_convotic_resp_t *reply);
 static ngx_int_t ngx_convotic_cache_key(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_namespace(ngx_http_request_t *r,
@@ -64,12 +68,14 @@ static ngx_int_t ngx_convotic_cache_binding(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_str_t *binding);
 static ngx_int_t ngx_convotic_cache_open(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
+static ngx_uint_t ngx_convotic_cache_is_binding(u_char *p, u_char *last);
 static ngx_int_t ngx_convotic_cache_line(u_char **pos, u_char *last,
     const char *name, ngx_str_t *value);
 static ngx_int_t ngx_convotic_cache_number(u_char **pos, u_char *last,
     const char *name, int64_t *n);
 static ngx_int_t ngx_convotic_cache_headers(ngx_http_request_t *r,
     u_char **pos, u_char *last, ngx_convotic_answer_t *copy);
+static ngx_uint_t ngx_convotic_cache_is_etag(ngx_str_t *etag);
 static int64_t ngx_convotic_cache_now(void);
 
 
@@ -252,6 +258,56 @@ ngx_convotic_cache_store(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 
 
 ngx_int_t
+ngx_convotic_cache_confirm(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_str_t                  get[2];
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ngx_str_set(&get[0], "GET");
+
+    if (ngx_convotic_cache_generation_name(r, ctx, &get[1]) != NGX_OK) {
+        return NGX_DECLINED;
+    }
+
+    ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, get,
+                                         ngx_convotic_cache_confirm_handler,
+                                         ctx);
+
+    return ctx->slots[0] ? NGX_AGAIN : NGX_DECLINED;
+}
+
+
+static void
+ngx_convotic_cache_confirm_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_str_t                 *run_id;
+    ngx_convotic_ctx_t        *ctx = data;
+    ngx_convotic_cache_ctx_t  *cache;
+    ngx_convotic_main_conf_t  *mcf;
+
+    ctx->slots[0] = NULL;
+
+    cache = &ctx->cache;
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+    run_id = ngx_convotic_redis_run_id(mcf->keys);
+
+    cache->confirmed = (reply && reply->type == NGX_CONVOTIC_RESP_STRING
+                        && reply->str.len == cache->generation.len
+                        && ngx_memcmp(reply->str.data, cache->generation.data,
+                                      reply->str.len)
+                           == 0
+                        && run_id->len == cache->run_id.len
+                        && ngx_memcmp(run_id->data, cache->run_id.data,
+                                      run_id->len)
+                           == 0);
+
+    ctx->resume(ctx);
+}
+
+
+ngx_int_t
 ngx_convotic_cache_etag(ngx_http_request_t *r, ngx_str_t *body,
     ngx_str_t *etag)
 {
@@ -277,6 +333,44 @@ ngx_convotic_cache_etag(ngx_http_request_t *r, ngx_str_t *body,
     etag->len = p - etag->data;
 
     return NGX_OK;
+}
+
+
+ngx_str_t *
+ngx_convotic_cache_kept(ngx_str_t *name, ngx_str_t *value)
+{
+    size_t      i;
+    ngx_str_t  *kept;
+
+    static ngx_str_t  names[] = {
+        ngx_string("Sunset"),
+        ngx_string("Deprecation"),
+        ngx_string("Link"),
+        ngx_null_string
+    };
+
+    for (kept = names; kept->len; kept++) {
+
+        if (name->len == kept->len
+            && ngx_strncasecmp(name->data, kept->data, kept->len) == 0)
+        {
+            break;
+        }
+    }
+
+    if (kept->len == 0) {
+        return NULL;
+    }
+
+    for (i = 0; i < value->len; i++) {
+        if ((value->data[i] < ' ' && value->data[i] != '\t')
+            || value->data[i] == 0x7f)
+        {
+            return NULL;
+        }
+    }
+
+    return kept;
 }
 
 
@@ -323,38 +417,55 @@ ngx_convotic_cache_key(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
 
 /*
- * Where the client's choice of a host goes to the upstream, for the name of
- * the server leaves it open, it belongs to the namespace.
+ * The configured text and, where they are not given by that and can reach
+ * the upstream, the host and the path.  A tab is in none of the parts.
  */
 
 static ngx_int_t
 ngx_convotic_cache_namespace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     u_char                    *p;
+    size_t                     len;
+    ngx_str_t                 *ns;
+    ngx_uint_t                 host;
     ngx_convotic_loc_conf_t   *conf;
     ngx_convotic_main_conf_t  *mcf;
 
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    ctx->cache.ns = conf->cache_namespace;
+    ns = &ctx->cache.ns;
+    *ns = conf->cache_namespace;
 
-    if (!conf->host_in_namespace || !mcf->host_is_read) {
+    host = conf->host_in_namespace && mcf->host_is_read;
+
+    if (!host && !conf->uri_in_namespace) {
         return NGX_OK;
     }
 
-    /* nginx lets no control character into a host */
+    len = ns->len + 2 + r->headers_in.server.len + 3 * r->uri.len;
 
-    p = ngx_pnalloc(r->pool, conf->cache_namespace.len + 1
-                             + r->headers_in.server.len);
+    p = ngx_pnalloc(r->pool, len);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
-    ctx->cache.ns.data = p;
-    ctx->cache.ns.len = ngx_sprintf(p, "%V %V", &conf->cache_namespace,
-                                    &r->headers_in.server)
-                        - p;
+    ns->data = p;
+    p = ngx_cpymem(p, conf->cache_namespace.data, conf->cache_namespace.len);
+
+    if (host) {
+        *p++ = '\t';
+        p = ngx_cpymem(p, r->headers_in.server.data,
+                       r->headers_in.server.len);
+    }
+
+    if (conf->uri_in_namespace) {
+        *p++ = '\t';
+        p = (u_char *) ngx_escape_uri(p, r->uri.data, r->uri.len,
+                                      NGX_ESCAPE_URI);
+    }
+
+    ns->len = p - ns->data;
 
     return NGX_OK;
 }
@@ -397,6 +508,16 @@ ngx_convotic_cache_generation_handler(void *data, ngx_convotic_resp_t *reply)
         if (reply->str.data[i] < '0' || reply->str.data[i] > '9') {
             goto invalid;
         }
+    }
+
+    /* Redis could not count on from there */
+
+    if (reply->str.len == NGX_CONVOTIC_CACHE_DIGITS_MAX
+        && ngx_memcmp(reply->str.data, "9223372036854775807",
+                      NGX_CONVOTIC_CACHE_DIGITS_MAX)
+           >= 0)
+    {
+        goto invalid;
     }
 
     if (reply->str.len < NGX_CONVOTIC_CACHE_DIGITS_MIN
@@ -583,7 +704,8 @@ ngx_convotic_cache_open(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     if (ctx->cache.envelope.len < binding.len
         || ngx_memcmp(p, binding.data, binding.len) != 0)
     {
-        return NGX_DECLINED;
+        return ngx_convotic_cache_is_binding(p, last) ? NGX_DECLINED
+                                                      : NGX_ERROR;
     }
 
     p += binding.len;
@@ -592,6 +714,7 @@ ngx_convotic_cache_open(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         || ngx_convotic_cache_number(&p, last, "fresh ", &fresh) != NGX_OK
         || ngx_convotic_cache_number(&p, last, "stale ", &stale) != NGX_OK
         || ngx_convotic_cache_line(&p, last, "etag ", &copy->etag) != NGX_OK
+        || !ngx_convotic_cache_is_etag(&copy->etag)
         || ngx_convotic_cache_headers(r, &p, last, copy) != NGX_OK
         || ngx_convotic_cache_number(&p, last, "length ", &length) != NGX_OK
         || p == last || *p++ != '\n' || last - p != length)
@@ -601,7 +724,7 @@ ngx_convotic_cache_open(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     age = ngx_convotic_cache_now() - stored;
 
-    if (age < -NGX_CONVOTIC_CACHE_SKEW || age > fresh + stale) {
+    if (age < -NGX_CONVOTIC_CACHE_SKEW || age >= fresh + stale) {
         return NGX_DECLINED;
     }
 
@@ -617,6 +740,33 @@ ngx_convotic_cache_open(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     ctx->cache.ttl = (fresh > age) ? (fresh - age) / 1000
                                    : -((age - fresh) / 1000) - 1;
     return NGX_OK;
+}
+
+
+/* somebody else's, or of another version; but a binding */
+
+static ngx_uint_t
+ngx_convotic_cache_is_binding(u_char *p, u_char *last)
+{
+    ngx_str_t    value;
+    const char  **line;
+
+    static const char  *lines[] = {
+        NGX_CONVOTIC_CACHE_MAGIC, "workspace ", "generation ", "run-id ",
+        "namespace ", "query ", NULL
+    };
+
+    for (line = lines; *line; line++) {
+        if (ngx_convotic_cache_line(&p, last, *line, &value) != NGX_OK) {
+            return 0;
+        }
+
+        if (line == lines && (value.len != 1 || value.data[0] != '1')) {
+            return 1;
+        }
+    }
+
+    return 1;
 }
 
 
@@ -685,7 +835,7 @@ ngx_convotic_cache_headers(ngx_http_request_t *r, u_char **pos, u_char *last,
 {
     u_char                 *colon;
     ngx_int_t               rc;
-    ngx_str_t               line;
+    ngx_str_t               line, name, value, *kept;
     ngx_convotic_header_t  *header;
 
     for ( ;; ) {
@@ -704,6 +854,16 @@ ngx_convotic_cache_headers(ngx_http_request_t *r, u_char **pos, u_char *last,
             return NGX_ERROR;
         }
 
+        name.data = line.data;
+        name.len = colon - line.data;
+        value.data = colon + 2;
+        value.len = line.data + line.len - value.data;
+
+        kept = ngx_convotic_cache_kept(&name, &value);
+        if (kept == NULL) {
+            return NGX_ERROR;
+        }
+
         if (copy->headers == NULL) {
             copy->headers = ngx_array_create(r->pool, 2,
                                              sizeof(ngx_convotic_header_t));
@@ -717,11 +877,35 @@ ngx_convotic_cache_headers(ngx_http_request_t *r, u_char **pos, u_char *last,
             return NGX_ERROR;
         }
 
-        header->name.data = line.data;
-        header->name.len = colon - line.data;
-        header->value.data = colon + 2;
-        header->value.len = line.data + line.len - header->value.data;
+        header->name = *kept;
+        header->value = value;
     }
+}
+
+
+/* as ngx_convotic_cache_etag() makes them */
+
+static ngx_uint_t
+ngx_convotic_cache_is_etag(ngx_str_t *etag)
+{
+    size_t  i;
+    u_char  ch;
+
+    if (etag->len != NGX_CONVOTIC_CACHE_ETAG_HEX + 2
+        || etag->data[0] != '"' || etag->data[etag->len - 1] != '"')
+    {
+        return 0;
+    }
+
+    for (i = 1; i < etag->len - 1; i++) {
+        ch = etag->data[i];
+
+        if ((ch < '0' || ch > '9') && (ch < 'a' || ch > 'f')) {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 

@@ -31,6 +31,20 @@ ngx_int_t ngx_convotic_cache_done(ngx_http_request_t *r,
 void ngx_convotic_cache_store(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_convotic_answer_t *answer, ngx_msec_t fresh, ngx_msec_t stale);
 
+/*
+ * Whether the generation is still the one that the copy at hand was stored
+ * for: NGX_AGAIN, and ctx->resume will be called with ctx->cache.confirmed
+ * set or not; NGX_DECLINED: that cannot be known.
+ */
+ngx_int_t ngx_convotic_cache_confirm(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+
+/*
+ * The name, as it is written, of a header that stays with a body; NULL: it
+ * does not, or its value is none
+ */
+ngx_str_t *ngx_convotic_cache_kept(ngx_str_t *name, ngx_str_t *value);
+
 /* the strong entity tag of a body, quoted, in the pool */
 ngx_int_t ngx_convotic_cache_etag(ngx_http_request_t *r, ngx_str_t *body,
     ngx_str_t *etag);

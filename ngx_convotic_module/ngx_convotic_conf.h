@@ -62,6 +62,7 @@ typedef struct {
     ngx_uint_t                    error_status;
 
     ngx_array_t                  *platforms;     /* of ngx_str_t */
+    ngx_str_t                     platforms_error;   /* lists them */
     ngx_array_t                  *forward_args;  /* of ngx_str_t */
     ngx_uint_t                    unknown_args;
     ngx_uint_t                    limit_default;
@@ -75,6 +76,7 @@ typedef struct {
     ngx_str_t                     cache_namespace_set;  /* as configured */
     ngx_str_t                     cache_namespace;      /* in effect */
     ngx_uint_t                    host_in_namespace;
+    ngx_uint_t                    uri_in_namespace;
     ngx_str_t                     host;      /* Host for the upstream, if any */
 
     ngx_msec_t                    fill_timeout;
@@ -152,6 +154,7 @@ typedef struct {
     ngx_uint_t                    fwd_status;    /* of the upstream; 0: none */
     ngx_uint_t                    waiting;       /* replies */
     unsigned                      created:1;     /* generation was asked for */
+    unsigned                      confirmed:1;   /* and is still the same */
     unsigned                      stored:1;
 } ngx_convotic_cache_ctx_t;
 
@@ -163,12 +166,12 @@ struct ngx_convotic_ctx_s {
 
     /* called by a check when what it waited for has come */
     void                        (*resume)(ngx_convotic_ctx_t *ctx);
-    ngx_convotic_redis_slot_t    *slots[2];
+    ngx_convotic_redis_slot_t    *slots[3];
     ngx_msec_t                    redis_start;
     ngx_msec_t                    redis_time;
 
     ngx_convotic_auth_e           verdict;
-    ngx_uint_t                    meta;          /* the store is ours */
+    ngx_uint_t                    number;        /* of the connection */
     u_char                        key_hash[NGX_CONVOTIC_HEX_LEN];
     ngx_str_t                     key_id;
     ngx_str_t                     workspace;
@@ -178,11 +181,16 @@ struct ngx_convotic_ctx_s {
     ngx_str_t                     query;         /* canonical */
 
     ngx_convotic_cache_ctx_t      cache;
+    ngx_http_handler_pt           content_handler;   /* the location's own */
     ngx_convotic_fill_t          *fill;
     ngx_convotic_answer_t         answer;
     ngx_uint_t                    sent;          /* status of what was sent */
 
+    /* an error of nginx's or of another location, in the filters */
+
+    ngx_str_t                     held;          /* the upstream's own body */
     ngx_str_t                     replacement;   /* of an error's body */
+    unsigned                      holding:1;     /* the header waits for it */
     unsigned                      replaced:1;    /* and it has been sent */
 };
 

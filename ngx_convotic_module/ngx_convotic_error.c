@@ -6,6 +6,7 @@
 
 
 #include "ngx_convotic_conf.h"
+#include "ngx_convotic_json.h"
 #include "ngx_convotic_error.h"
 
 
@@ -81,21 +82,31 @@ ngx_convotic_error_code(ngx_uint_t status)
 }
 
 
-const char *
-ngx_convotic_error_documented(ngx_str_t *code)
+void
+ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
+    ngx_str_t *body)
 {
+    ngx_str_t                    code, message;
     const ngx_convotic_error_t  *e;
+
+    if (body->len == 0
+        || ngx_convotic_json_judge_error(pool, body, &code, &message)
+           != NGX_OK)
+    {
+        return;
+    }
+
+    answer->message = message;
 
     for (e = ngx_convotic_errors; e->status; e++) {
 
-        if (ngx_strlen(e->code) == code->len
-            && ngx_strncmp(e->code, code->data, code->len) == 0)
+        if (ngx_strlen(e->code) == code.len
+            && ngx_strncmp(e->code, code.data, code.len) == 0)
         {
-            return e->code;
+            answer->code = e->code;
+            return;
         }
     }
-
-    return NULL;
 }
 
 

@@ -14,9 +14,6 @@
 /* the documented code of a status >= 400, whoever answered with it */
 const char *ngx_convotic_error_code(ngx_uint_t status);
 
-/* code, if it is one of the documented five; else NULL */
-const char *ngx_convotic_error_documented(ngx_str_t *code);
-
 /*
  * 0 to 4: UNAUTHORIZED, INVALID_REQUEST, NOT_FOUND, RATE_LIMITED and
  * INTERNAL_ERROR; code is one that this file has given
@@ -26,6 +23,13 @@ ngx_uint_t ngx_convotic_error_index(const char *code);
 /* the status that goes to the client, by "convotic_error_status" */
 ngx_uint_t ngx_convotic_error_status(ngx_convotic_loc_conf_t *conf,
     ngx_uint_t status, const char *code);
+
+/*
+ * The message, and the code if it is one of the five, of a body that is in
+ * the documented shape already; any other body changes nothing.
+ */
+void ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
+    ngx_str_t *body);
 
 /* an answer with our own text for the status; both strings are constants */
 void ngx_convotic_error_set(ngx_convotic_answer_t *answer, ngx_uint_t status);

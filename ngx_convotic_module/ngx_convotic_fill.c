@@ -28,6 +28,9 @@
 /* of trace ids, which are passed on if they are visible ASCII */
 #define NGX_CONVOTIC_FILL_TRACE_MAX   512
 
+/* RFC 9110, 15: statuses end here */
+#define NGX_CONVOTIC_FILL_STATUS_MAX  599
+
 /* of a body whose length is not known, to begin with */
 #define NGX_CONVOTIC_FILL_BUFFER      8192
 
@@ -48,15 +51,10 @@ struct ngx_convotic_fill_s {
 
     const char                 *refused;     /* why; NULL: not */
     ngx_uint_t                  refused_status;
+    unsigned                    encoded:1;
     unsigned                    complete:1;  /* the end of the body was seen */
     unsigned                    ended:1;
 };
-
-
-typedef struct {
-    ngx_str_t                   name;
-    ngx_uint_t                  errors;      /* kept with errors too */
-} ngx_convotic_fill_kept_t;
 
 
 static ngx_int_t ngx_convotic_fill_start(ngx_http_request_t *r,
@@ -82,6 +80,8 @@ static void ngx_convotic_fill_inspect(ngx_convotic_fill_t *fill,
 static void ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
     ngx_table_elt_t *header);
 static void ngx_convotic_fill_keep(ngx_convotic_fill_t *fill,
+    ngx_http_request_t *sr);
+static void ngx_convotic_fill_keep_header(ngx_convotic_fill_t *fill,
     ngx_table_elt_t *header);
 static ngx_uint_t ngx_convotic_fill_canonical(ngx_http_request_t *sr,
     ngx_str_t *query);
@@ -90,8 +90,12 @@ static void ngx_convotic_fill_collect(ngx_convotic_fill_t *fill,
 static ngx_int_t ngx_convotic_fill_done(ngx_http_request_t *sr, void *data,
     ngx_int_t rc);
 static void ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc);
+static void ngx_convotic_fill_confirmed(ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_fill_wake(ngx_convotic_fill_t *fill);
 static ngx_uint_t ngx_convotic_fill_judge(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill, ngx_int_t rc);
+static ngx_uint_t ngx_convotic_fill_status(ngx_convotic_fill_t *fill,
+    ngx_int_t rc);
 static ngx_uint_t ngx_convotic_fill_judge_body(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
 static void ngx_convotic_fill_store(ngx_http_request_t *r,
@@ -100,21 +104,6 @@ static ngx_uint_t ngx_convotic_fill_error(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
 static ngx_uint_t ngx_convotic_fill_bad(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill, ngx_uint_t status, const char *why);
-
-
-/* what of the upstream's headers goes to the client */
-
-static const ngx_convotic_fill_kept_t  ngx_convotic_fill_kept[] = {
-    { ngx_string("Sunset"), 1 },
-    { ngx_string("Deprecation"), 1 },
-    { ngx_string("Link"), 1 },
-    { ngx_string("Retry-After"), 2 },
-    { ngx_string("Allow"), 2 },
-    { ngx_null_string, 0 }
-};
-
-#define NGX_CONVOTIC_FILL_KEPT_ALWAYS  1
-#define NGX_CONVOTIC_FILL_KEPT_ERRORS  2
 
 
 ngx_int_t
@@ -245,12 +234,10 @@ static ngx_int_t
 ngx_convotic_fill_prepare(ngx_http_request_t *r, ngx_http_request_t *sr,
     ngx_convotic_ctx_t *ctx)
 {
-    u_char                    *p;
-    ngx_http_core_loc_conf_t  *clcf;
+    u_char     *p;
+    uintptr_t   escape;
 
-    clcf = ngx_http_get_module_loc_conf(r, ngx_http_core_module);
-
-    sr->content_handler = clcf->handler;
+    sr->content_handler = ctx->content_handler;
     sr->method = NGX_HTTP_GET;
     sr->method_name = ngx_http_core_get_method;
     sr->filter_need_in_memory = 1;
@@ -260,87 +247,96 @@ ngx_convotic_fill_prepare(ngx_http_request_t *r, ngx_http_request_t *sr,
 
     sr->valid_unparsed_uri = 0;
 
-    p = ngx_pnalloc(r->pool, r->uri.len + 1 + ctx->query.len);
+    /* r->uri is decoded, and may have a line's end in it */
+
+    escape = 2 * ngx_escape_uri(NULL, r->uri.data, r->uri.len,
+                                NGX_ESCAPE_URI);
+
+    p = ngx_pnalloc(r->pool, r->uri.len + escape + 1 + ctx->query.len);
     if (p == NULL) {
         return NGX_ERROR;
     }
 
     sr->unparsed_uri.data = p;
-    sr->unparsed_uri.len = ngx_sprintf(p, "%V?%V", &r->uri, &ctx->query) - p;
 
-    if (ngx_convotic_fill_variables(sr) != NGX_OK) {
+    p = (u_char *) ngx_escape_uri(p, r->uri.data, r->uri.len, NGX_ESCAPE_URI);
+    *p++ = '?';
+    p = ngx_cpymem(p, ctx->query.data, ctx->query.len);
+
+    sr->unparsed_uri.len = p - sr->unparsed_uri.data;
+
+    if (ngx_convotic_fill_headers(r, sr, ctx) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    return ngx_convotic_fill_headers(r, sr, ctx);
+    return ngx_convotic_fill_variables(sr);
 }
 
 
 /*
- * Values of its own, so that what it evaluates is not logged as the client's;
- * those that "set" and the like have made stay, those that are read from the
- * request are to be read from this one.
+ * Values of its own, so that what it evaluates is not logged as the client's.
+ * What nginx reads from a request is to be read from this one; what "set" and
+ * captures have made stays, for it cannot be made again.
  */
 
 static ngx_int_t
 ngx_convotic_fill_variables(ngx_http_request_t *sr)
 {
-    size_t                      n;
-    ngx_str_t                  *name;
-    ngx_uint_t                  i, k;
+    ngx_uint_t                  i;
     ngx_http_variable_t        *v;
-    ngx_http_variable_value_t  *value;
+    ngx_http_variable_value_t  *value, *old;
     ngx_http_core_main_conf_t  *cmcf;
-
-    static ngx_str_t  reread[] = {
-        ngx_string("http_"),
-        ngx_string("cookie_"),
-        ngx_string("arg_"),
-        ngx_string("request_uri"),
-        ngx_string("request_method"),
-        ngx_string("content_"),
-        ngx_string("host"),
-        ngx_null_string
-    };
 
     cmcf = ngx_http_get_module_main_conf(sr, ngx_http_core_module);
 
     v = cmcf->variables.elts;
+    old = sr->variables;
 
-    /* random, and to be the same in the log */
-
-    for (i = 0; i < cmcf->variables.nelts; i++) {
-        if (v[i].name.len == sizeof("request_id") - 1
-            && ngx_strncmp(v[i].name.data, "request_id", v[i].name.len) == 0)
-        {
-            (void) ngx_http_get_indexed_variable(sr->main, i);
-        }
-    }
-
-    n = cmcf->variables.nelts * sizeof(ngx_http_variable_value_t);
-
-    value = ngx_palloc(sr->pool, n);
+    value = ngx_pcalloc(sr->pool, cmcf->variables.nelts
+                                  * sizeof(ngx_http_variable_value_t));
     if (value == NULL) {
         return NGX_ERROR;
     }
 
-    ngx_memcpy(value, sr->variables, n);
-
     for (i = 0; i < cmcf->variables.nelts; i++) {
-        name = &v[i].name;
 
-        for (k = 0; reread[k].len; k++) {
+        if (v[i].name.len == sizeof("request_id") - 1
+            && ngx_strncmp(v[i].name.data, "request_id", v[i].name.len) == 0)
+        {
+            /* random, and to be the same in the log */
 
-            if (name->len >= reread[k].len
-                && ngx_strncmp(name->data, reread[k].data, reread[k].len) == 0)
-            {
-                value[i].valid = 0;
-                value[i].not_found = 0;
-            }
+            (void) ngx_http_get_indexed_variable(sr->main, i);
+            value[i] = old[i];
+            continue;
+        }
+
+        /* an index for a datum, and no pointer: "set", or a capture */
+
+        if ((v[i].flags & NGX_HTTP_VAR_CHANGEABLE)
+            && !(v[i].flags & NGX_HTTP_VAR_NOCACHEABLE)
+            && v[i].data < cmcf->variables.nelts)
+        {
+            value[i] = old[i];
         }
     }
 
     sr->variables = value;
+
+    /* of the rest, "auth_request_set" and its like can only be kept */
+
+    for (i = 0; i < cmcf->variables.nelts; i++) {
+
+        if (old[i].valid && !value[i].valid
+            && (v[i].flags & NGX_HTTP_VAR_CHANGEABLE)
+            && !(v[i].flags & NGX_HTTP_VAR_NOCACHEABLE))
+        {
+            (void) ngx_http_get_indexed_variable(sr, i);
+
+            if (!value[i].valid) {
+                value[i] = old[i];
+            }
+        }
+    }
 
     return NGX_OK;
 }
@@ -635,6 +631,11 @@ ngx_convotic_fill_header(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
     ngx_convotic_fresh_init(&fill->fresh, u ? u->conf->ignore_headers : 0);
 
     ngx_convotic_fill_inspect(fill, sr);
+    ngx_convotic_fill_keep(fill, sr);
+
+    if (fill->encoded && fill->status == NGX_HTTP_OK) {
+        ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY, "it is encoded");
+    }
 
     if (fill->refused) {
         return NGX_OK;
@@ -653,7 +654,8 @@ ngx_convotic_fill_header(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
         }
 
     } else if (fill->status >= NGX_HTTP_BAD_REQUEST
-               && fill->status < NGX_HTTP_INTERNAL_SERVER_ERROR)
+               && fill->status < NGX_HTTP_INTERNAL_SERVER_ERROR
+               && !fill->encoded)
     {
         fill->max = NGX_CONVOTIC_FILL_ERROR_MAX;
     }
@@ -772,54 +774,89 @@ ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
     if (name->len == encoding.len
         && ngx_strncasecmp(name->data, encoding.data, encoding.len) == 0
         && (value->len != 8
-            || ngx_strncasecmp(value->data, (u_char *) "identity", 8) != 0)
-        && fill->status == NGX_HTTP_OK)
+            || ngx_strncasecmp(value->data, (u_char *) "identity", 8) != 0))
     {
-        ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY, "it is encoded");
-        return;
+        fill->encoded = 1;
     }
 
     ngx_convotic_fresh_header(&fill->fresh, name, value);
-    ngx_convotic_fill_keep(fill, header);
+}
+
+
+/* what goes to the client, of the headers that "proxy_hide_header" leaves */
+
+static void
+ngx_convotic_fill_keep(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
+{
+    ngx_uint_t        i;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    part = &sr->headers_out.headers.part;
+    header = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            header = part->elts;
+            i = 0;
+        }
+
+        if (header[i].hash) {
+            ngx_convotic_fill_keep_header(fill, &header[i]);
+        }
+    }
 }
 
 
 static void
-ngx_convotic_fill_keep(ngx_convotic_fill_t *fill, ngx_table_elt_t *header)
+ngx_convotic_fill_keep_header(ngx_convotic_fill_t *fill,
+    ngx_table_elt_t *header)
 {
-    ngx_convotic_header_t           *h;
-    const ngx_convotic_fill_kept_t  *kept;
+    ngx_str_t              *name;
+    ngx_uint_t              i;
+    ngx_convotic_header_t  *h;
 
-    for (kept = ngx_convotic_fill_kept; kept->name.len; kept++) {
+    static ngx_str_t  errors[] = {
+        ngx_string("Retry-After"),
+        ngx_string("Allow")
+    };
 
-        if (header->key.len != kept->name.len
-            || ngx_strncasecmp(header->key.data, kept->name.data,
-                               kept->name.len)
-               != 0)
+    name = ngx_convotic_cache_kept(&header->key, &header->value);
+
+    for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+
+        if (fill->status >= NGX_HTTP_BAD_REQUEST
+            && header->key.len == errors[i].len
+            && ngx_strncasecmp(header->key.data, errors[i].data,
+                               errors[i].len)
+               == 0)
         {
-            continue;
+            name = &errors[i];
         }
+    }
 
-        if (kept->errors == NGX_CONVOTIC_FILL_KEPT_ERRORS
-            && fill->status < NGX_HTTP_BAD_REQUEST)
-        {
-            return;
-        }
-
-        h = ngx_array_push(&fill->headers);
-
-        if (h == NULL) {
-            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                     "no memory");
-            return;
-        }
-
-        /* header lines have been copied from the upstream's buffer */
-
-        h->name = kept->name;
-        h->value = header->value;
+    if (name == NULL) {
         return;
     }
+
+    h = ngx_array_push(&fill->headers);
+
+    if (h == NULL) {
+        ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                 "no memory");
+        return;
+    }
+
+    /* header lines have been copied from the upstream's buffer */
+
+    h->name = *name;
+    h->value = header->value;
 }
 
 
@@ -942,6 +979,54 @@ ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
     ngx_convotic_zone_time(mcf->zone, NGX_CONVOTIC_TIME_FILL,
                            ngx_current_msec - fill->start);
 
+    if (fill->ctx->answer.status >= NGX_HTTP_INTERNAL_SERVER_ERROR
+        && fill->ctx->cache.status == NGX_CONVOTIC_CACHE_EXPIRED)
+    {
+        fill->ctx->resume = ngx_convotic_fill_confirmed;
+
+        if (ngx_convotic_cache_confirm(r, fill->ctx) == NGX_AGAIN) {
+            return;
+        }
+    }
+
+    ngx_convotic_fill_wake(fill);
+}
+
+
+/* a stale copy stands in, if it was not purged while the upstream failed */
+
+static void
+ngx_convotic_fill_confirmed(ngx_convotic_ctx_t *ctx)
+{
+    ngx_connection_t    *c;
+    ngx_http_request_t  *r;
+
+    r = ctx->request;
+    c = r->connection;
+
+    ngx_http_set_log_request(c->log, r);
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, c->log, 0,
+                   "convotic fill confirmed: %ui", ctx->cache.confirmed);
+
+    if (ctx->cache.confirmed) {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_STALE;
+        ctx->answer = ctx->cache.copy;
+    }
+
+    ngx_convotic_fill_wake(ctx->fill);
+
+    ngx_http_run_posted_requests(c);
+}
+
+
+static void
+ngx_convotic_fill_wake(ngx_convotic_fill_t *fill)
+{
+    ngx_http_request_t  *r;
+
+    r = fill->ctx->request;
+
     r->write_event_handler = ngx_convotic_send_handler;
 
     (void) ngx_http_post_request(r, &fill->posted);
@@ -969,13 +1054,13 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
         /* the upstream module has logged why */
 
         ngx_convotic_error_set(&ctx->answer,
-                               (rc >= NGX_HTTP_BAD_REQUEST
-                                && rc != NGX_HTTP_CLIENT_CLOSED_REQUEST)
-                               ? (ngx_uint_t) rc : NGX_HTTP_BAD_GATEWAY);
+                               ngx_convotic_fill_status(fill, rc));
 
         count = NGX_CONVOTIC_COUNT_FILL_FAILED;
 
-    } else if (fill->status >= NGX_HTTP_BAD_REQUEST) {
+    } else if (fill->status >= NGX_HTTP_BAD_REQUEST
+               && fill->status <= NGX_CONVOTIC_FILL_STATUS_MAX)
+    {
         count = ngx_convotic_fill_error(r, fill);
 
     } else if (fill->status != NGX_HTTP_OK) {
@@ -990,14 +1075,34 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
         count = ngx_convotic_fill_judge_body(r, fill);
     }
 
-    if (ctx->answer.status >= NGX_HTTP_INTERNAL_SERVER_ERROR
-        && ctx->cache.status == NGX_CONVOTIC_CACHE_EXPIRED)
-    {
-        ctx->cache.status = NGX_CONVOTIC_CACHE_STALE;
-        ctx->answer = ctx->cache.copy;
+    return count;
+}
+
+
+/*
+ * Of what ended without a header: nginx's own 5xx are told.  A 4xx is if the
+ * upstream has given it ("proxy_intercept_errors"), or if there is none;
+ * otherwise it is about a redirection that failed.
+ */
+
+static ngx_uint_t
+ngx_convotic_fill_status(ngx_convotic_fill_t *fill, ngx_int_t rc)
+{
+    ngx_http_upstream_t  *u;
+
+    u = fill->request->upstream;
+
+    if (rc >= NGX_HTTP_INTERNAL_SERVER_ERROR) {
+        return rc;
     }
 
-    return count;
+    if (rc >= NGX_HTTP_BAD_REQUEST && rc != NGX_HTTP_CLIENT_CLOSED_REQUEST
+        && (u == NULL || u->headers_in.status_n == (ngx_uint_t) rc))
+    {
+        return rc;
+    }
+
+    return NGX_HTTP_BAD_GATEWAY;
 }
 
 
@@ -1081,8 +1186,6 @@ ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 static ngx_uint_t
 ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
-    ngx_str_t               code, message;
-    const char             *documented;
     ngx_convotic_answer_t  *answer;
 
     answer = &fill->ctx->answer;
@@ -1091,22 +1194,9 @@ ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 
     answer->headers = &fill->headers;
 
-    if (fill->status >= NGX_HTTP_INTERNAL_SERVER_ERROR
-        || fill->body.len == 0 || !fill->complete
-        || ngx_convotic_json_judge_error(r->pool, &fill->body, &code,
-                                         &message)
-           != NGX_OK)
-    {
-        return NGX_CONVOTIC_COUNT_FILL_ERROR;
+    if (fill->status < NGX_HTTP_INTERNAL_SERVER_ERROR && fill->complete) {
+        ngx_convotic_error_adopt(r->pool, answer, &fill->body);
     }
-
-    documented = ngx_convotic_error_documented(&code);
-
-    if (documented) {
-        answer->code = documented;
-    }
-
-    answer->message = message;
 
     return NGX_CONVOTIC_COUNT_FILL_ERROR;
 }

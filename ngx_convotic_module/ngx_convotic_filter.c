@@ -4,6 +4,10 @@
  * server, also those that nginx gives before it has a location, a context or
  * even a URI: what is looked at here is the status and the configuration
  * that nginx has fallen back to.
+ *
+ * A body is replaced by one of ours, at once and whatever it is.  The one
+ * exception is a 4xx of an upstream that may be in the documented shape
+ * already: its header is held back until its body has been read.
  */
 
 
@@ -16,11 +20,21 @@
 #include "ngx_convotic_filter.h"
 
 
+/* of an upstream's error that is read for its message */
+#define NGX_CONVOTIC_FILTER_HELD_MAX  16384
+
+
 static ngx_int_t ngx_convotic_filter_header(ngx_http_request_t *r);
 static ngx_int_t ngx_convotic_filter_body(ngx_http_request_t *r,
     ngx_chain_t *in);
 static ngx_uint_t ngx_convotic_filter_applies(ngx_http_request_t *r);
-static ngx_int_t ngx_convotic_filter_replace(ngx_http_request_t *r);
+static ngx_int_t ngx_convotic_filter_send(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_chain_t *in);
+static ngx_uint_t ngx_convotic_filter_may_hold(ngx_http_request_t *r);
+static ngx_int_t ngx_convotic_filter_hold(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_chain_t *in);
+static ngx_int_t ngx_convotic_filter_replace(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_filter_clean(ngx_http_request_t *r);
 
 
@@ -42,6 +56,7 @@ ngx_convotic_filter_init(void)
 static ngx_int_t
 ngx_convotic_filter_header(ngx_http_request_t *r)
 {
+    ngx_convotic_ctx_t   *ctx;
     ngx_convotic_fill_t  *fill;
 
     if (r != r->main) {
@@ -51,22 +66,35 @@ ngx_convotic_filter_header(ngx_http_request_t *r)
                     : ngx_convotic_next_header_filter(r);
     }
 
-    if (r->headers_out.status >= NGX_HTTP_BAD_REQUEST
-        && ngx_convotic_filter_applies(r)
-        && ngx_convotic_filter_replace(r) != NGX_OK)
+    if (r->headers_out.status < NGX_HTTP_BAD_REQUEST
+        || !ngx_convotic_filter_applies(r))
     {
-        return NGX_ERROR;
+        return ngx_convotic_next_header_filter(r);
     }
 
-    return ngx_convotic_next_header_filter(r);
+    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+
+    if (ctx == NULL) {
+        ctx = ngx_convotic_ctx_create(r);
+        if (ctx == NULL) {
+            return NGX_ERROR;
+        }
+    }
+
+    if (ngx_convotic_filter_may_hold(r)) {
+        ctx->holding = 1;
+        r->filter_need_in_memory = 1;
+        return NGX_OK;
+    }
+
+    return ngx_convotic_filter_replace(r, ctx);
 }
 
 
 static ngx_int_t
 ngx_convotic_filter_body(ngx_http_request_t *r, ngx_chain_t *in)
 {
-    ngx_buf_t            *b;
-    ngx_chain_t          *cl, out;
+    ngx_int_t             rc;
     ngx_convotic_ctx_t   *ctx;
     ngx_convotic_fill_t  *fill;
 
@@ -79,11 +107,40 @@ ngx_convotic_filter_body(ngx_http_request_t *r, ngx_chain_t *in)
 
     ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
 
-    if (ctx == NULL || ctx->replacement.len == 0 || in == NULL) {
+    if (ctx == NULL || in == NULL
+        || (ctx->replacement.len == 0 && !ctx->holding))
+    {
         return ngx_convotic_next_body_filter(r, in);
     }
 
-    /* an upstream may go on sending: it is read, and goes nowhere */
+    if (ctx->holding) {
+        rc = ngx_convotic_filter_hold(r, ctx, in);
+
+        if (rc == NGX_AGAIN) {
+            return NGX_OK;
+        }
+
+        ctx->holding = 0;
+
+        rc = ngx_convotic_filter_replace(r, ctx);
+
+        if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+            return rc;
+        }
+    }
+
+    return ngx_convotic_filter_send(r, ctx, in);
+}
+
+
+/* our body once; what is still to come of the other goes nowhere */
+
+static ngx_int_t
+ngx_convotic_filter_send(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_chain_t *in)
+{
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl, out;
 
     for (cl = in; cl; cl = cl->next) {
         cl->buf->pos = cl->buf->last;
@@ -114,6 +171,75 @@ ngx_convotic_filter_body(ngx_http_request_t *r, ngx_chain_t *in)
 }
 
 
+/*
+ * Only what is short, plain JSON and whole by itself: an upstream that breaks
+ * off then shows in a flush without a body.
+ */
+
+static ngx_uint_t
+ngx_convotic_filter_may_hold(ngx_http_request_t *r)
+{
+    ngx_str_t  *type;
+
+    static ngx_str_t  json = ngx_string("application/json");
+
+    type = &r->headers_out.content_type;
+
+    return r->headers_out.status < NGX_HTTP_INTERNAL_SERVER_ERROR
+           && r->upstream && r->upstream->buffering
+           && r->method != NGX_HTTP_HEAD
+           && r->headers_out.content_encoding == NULL
+           && r->headers_out.content_length_n > 0
+           && r->headers_out.content_length_n <= NGX_CONVOTIC_FILTER_HELD_MAX
+           && type->len >= json.len
+           && ngx_strncasecmp(type->data, json.data, json.len) == 0;
+}
+
+
+/* NGX_AGAIN: more is to come */
+
+static ngx_int_t
+ngx_convotic_filter_hold(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_chain_t *in)
+{
+    size_t        len;
+    ngx_buf_t    *b;
+    ngx_chain_t  *cl;
+
+    if (ctx->held.data == NULL) {
+        ctx->held.data = ngx_pnalloc(r->pool,
+                                     r->headers_out.content_length_n);
+        if (ctx->held.data == NULL) {
+            return NGX_OK;
+        }
+    }
+
+    for (cl = in; cl; cl = cl->next) {
+        b = cl->buf;
+
+        if (ngx_buf_in_memory(b)) {
+            len = ngx_min((size_t) (b->last - b->pos),
+                          (size_t) r->headers_out.content_length_n
+                          - ctx->held.len);
+
+            ngx_memcpy(ctx->held.data + ctx->held.len, b->pos, len);
+            ctx->held.len += len;
+        }
+
+        b->pos = b->last;
+        b->file_pos = b->file_last;
+
+        if (b->last_buf || b->last_in_chain
+            || (ngx_buf_special(b) && b->flush))
+        {
+            return NGX_OK;
+        }
+    }
+
+    return NGX_AGAIN;
+}
+
+
 static ngx_uint_t
 ngx_convotic_filter_applies(ngx_http_request_t *r)
 {
@@ -138,25 +264,21 @@ ngx_convotic_filter_applies(ngx_http_request_t *r)
 
 
 static ngx_int_t
-ngx_convotic_filter_replace(ngx_http_request_t *r)
+ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     ngx_uint_t                 status;
-    ngx_convotic_ctx_t        *ctx;
     ngx_convotic_answer_t      answer;
     ngx_convotic_loc_conf_t   *conf;
     ngx_convotic_main_conf_t  *mcf;
 
-    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
-
-    if (ctx == NULL) {
-        ctx = ngx_convotic_ctx_create(r);
-        if (ctx == NULL) {
-            return NGX_ERROR;
-        }
-    }
-
     ngx_memzero(&answer, sizeof(ngx_convotic_answer_t));
     ngx_convotic_error_set(&answer, r->headers_out.status);
+
+    if (ctx->held.len
+        && (off_t) ctx->held.len == r->headers_out.content_length_n)
+    {
+        ngx_convotic_error_adopt(r->pool, &answer, &ctx->held);
+    }
 
     if (ngx_convotic_json_error(r->pool, answer.code, &answer.message,
                                 &ctx->replacement)
@@ -190,7 +312,7 @@ ngx_convotic_filter_replace(ngx_http_request_t *r)
     r->headers_out.content_type_len = r->headers_out.content_type.len;
     r->headers_out.content_type_lowcase = NULL;
 
-    return NGX_OK;
+    return ngx_convotic_next_header_filter(r);
 }
 
 
@@ -222,4 +344,11 @@ ngx_convotic_filter_clean(ngx_http_request_t *r)
 
     r->allow_ranges = 0;
     r->disable_not_modified = 1;
+
+    /* nor is an exact Content-Length to be lost */
+
+#if (NGX_HTTP_GZIP)
+    r->gzip_tested = 1;
+    r->gzip_ok = 0;
+#endif
 }

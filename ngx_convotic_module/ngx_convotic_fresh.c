@@ -47,7 +47,7 @@ void
 ngx_convotic_fresh_header(ngx_convotic_fresh_t *fresh, ngx_str_t *name,
     ngx_str_t *value)
 {
-    time_t  age;
+    time_t  age, expires;
 
     if (ngx_convotic_fresh_is(name, "Cache-Control")) {
         if (!(fresh->ignore & NGX_HTTP_UPSTREAM_IGN_CACHE_CONTROL)) {
@@ -59,8 +59,11 @@ ngx_convotic_fresh_header(ngx_convotic_fresh_t *fresh, ngx_str_t *name,
 
             /* an invalid date, "0" above all, is in the past */
 
-            fresh->expires = ngx_parse_http_time(value->data, value->len);
-            fresh->expires = ngx_max(fresh->expires, 0);
+            expires = ngx_parse_http_time(value->data, value->len);
+            expires = ngx_max(expires, 0);
+
+            fresh->expires = (fresh->expires < 0)
+                             ? expires : ngx_min(fresh->expires, expires);
         }
 
     } else if (ngx_convotic_fresh_is(name, "X-Accel-Expires")) {
@@ -92,7 +95,7 @@ ngx_int_t
 ngx_convotic_fresh_times(ngx_convotic_fresh_t *fresh, ngx_msec_t *valid,
     ngx_msec_t *stale)
 {
-    time_t  lifetime, date;
+    time_t  lifetime, date, sie;
 
     date = (fresh->date < 0) ? ngx_time() : fresh->date;
 
@@ -120,6 +123,12 @@ ngx_convotic_fresh_times(ngx_convotic_fresh_t *fresh, ngx_msec_t *valid,
         return NGX_DECLINED;
     }
 
+    /* RFC 9111, 4.2.3: what was made long ago says so; a second is rounding */
+
+    if (lifetime >= 0 && fresh->x_accel < 0 && ngx_time() > date + 1) {
+        fresh->age = ngx_max(fresh->age, ngx_time() - date);
+    }
+
     if (lifetime >= 0) {
         lifetime = ngx_min(lifetime, NGX_CONVOTIC_FRESH_MAX) - fresh->age;
         *valid = (lifetime > 0) ? (ngx_msec_t) lifetime * 1000 : 0;
@@ -133,10 +142,9 @@ ngx_convotic_fresh_times(ngx_convotic_fresh_t *fresh, ngx_msec_t *valid,
     if (fresh->must_revalidate) {
         *stale = 0;
 
-    } else if (fresh->stale_if_error >= 0
-               && (ngx_msec_t) fresh->stale_if_error < *stale / 1000)
-    {
-        *stale = (ngx_msec_t) fresh->stale_if_error * 1000;
+    } else if (fresh->stale_if_error >= 0) {
+        sie = ngx_min(fresh->stale_if_error, NGX_CONVOTIC_FRESH_MAX);
+        *stale = ngx_min(*stale, (ngx_msec_t) sie * 1000);
     }
 
     return NGX_OK;
@@ -147,13 +155,24 @@ static void
 ngx_convotic_fresh_control(ngx_convotic_fresh_t *fresh, ngx_str_t *value)
 {
     u_char     *p, *last;
+    ngx_int_t   rc;
     ngx_str_t   name, arg;
 
     p = value->data;
     last = p + value->len;
 
-    while (ngx_convotic_fresh_token(&p, last, &name, &arg) == NGX_OK) {
+    for ( ;; ) {
+        rc = ngx_convotic_fresh_token(&p, last, &name, &arg);
+
+        if (rc != NGX_OK) {
+            break;
+        }
+
         ngx_convotic_fresh_directive(fresh, &name, &arg);
+    }
+
+    if (rc == NGX_ERROR) {
+        fresh->refused = "malformed Cache-Control";
     }
 }
 
@@ -211,6 +230,7 @@ static void
 ngx_convotic_fresh_vary(ngx_convotic_fresh_t *fresh, ngx_str_t *value)
 {
     u_char     *p, *last;
+    ngx_int_t   rc;
     ngx_str_t   name, arg;
 
     p = value->data;
@@ -218,9 +238,19 @@ ngx_convotic_fresh_vary(ngx_convotic_fresh_t *fresh, ngx_str_t *value)
 
     /* the upstream is never told an Accept-Encoding */
 
-    while (ngx_convotic_fresh_token(&p, last, &name, &arg) == NGX_OK) {
-        if (!ngx_convotic_fresh_is(&name, "Accept-Encoding")) {
+    for ( ;; ) {
+        rc = ngx_convotic_fresh_token(&p, last, &name, &arg);
+
+        if (rc == NGX_DONE) {
+            return;
+        }
+
+        if (rc == NGX_ERROR
+            || arg.data
+            || !ngx_convotic_fresh_is(&name, "Accept-Encoding"))
+        {
             fresh->refused = "Vary";
+            return;
         }
     }
 }
@@ -248,13 +278,16 @@ ngx_convotic_fresh_x_accel(ngx_convotic_fresh_t *fresh, ngx_str_t *value)
 }
 
 
-/* the next element of a list: name[=arg], the argument perhaps quoted */
+/*
+ * The next element of a list: name[=arg], the argument perhaps quoted.
+ * NGX_DONE at the end; NGX_ERROR: it is not such a list.
+ */
 
 static ngx_int_t
 ngx_convotic_fresh_token(u_char **pos, u_char *last, ngx_str_t *name,
     ngx_str_t *arg)
 {
-    u_char  *p;
+    u_char  *p, *ch;
 
     p = *pos;
 
@@ -286,7 +319,11 @@ ngx_convotic_fresh_token(u_char **pos, u_char *last, ngx_str_t *name,
                 p += (*p == '\\' && last - p > 1) ? 2 : 1;
             }
 
-            arg->len = p - arg->data;
+            if (p == last) {
+                return NGX_ERROR;
+            }
+
+            arg->len = p++ - arg->data;
 
         } else {
             while (p < last && *p != ',' && *p != ' ' && *p != '\t') {
@@ -297,8 +334,18 @@ ngx_convotic_fresh_token(u_char **pos, u_char *last, ngx_str_t *name,
         }
     }
 
-    while (p < last && *p != ',') {
+    while (p < last && (*p == ' ' || *p == '\t')) {
         p++;
+    }
+
+    if ((p < last && *p != ',') || name->len == 0) {
+        return NGX_ERROR;
+    }
+
+    for (ch = name->data; ch < name->data + name->len; ch++) {
+        if (*ch == ';' || *ch == '"') {
+            return NGX_ERROR;
+        }
     }
 
     *pos = p;

@@ -152,6 +152,7 @@ ngx_convotic_gate_run(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
         if (check->name == NULL) {
             ctx->state = NGX_CONVOTIC_GATE_PASSED;
+            ctx->content_handler = r->content_handler;
             r->content_handler = ngx_convotic_fill_handler;
             return NGX_DECLINED;
         }
@@ -177,6 +178,13 @@ ngx_convotic_gate_run(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
             ctx->state = NGX_CONVOTIC_GATE_WAITING;
             ctx->redis_start = ngx_current_msec;
             r->read_event_handler = ngx_http_test_reading;
+
+            /* the client's departure may have been signalled before */
+
+            if (r->connection->read->ready) {
+                ngx_post_event(r->connection->read, &ngx_posted_events);
+            }
+
             return NGX_AGAIN;
 
         case NGX_DONE:

@@ -52,6 +52,8 @@ static char *ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent,
     void *child);
 static char *ngx_convotic_merge_names(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *prev, ngx_convotic_loc_conf_t *conf);
+static char *ngx_convotic_merge_platforms_error(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_merge_enabled(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_check_upstream(ngx_conf_t *cf);
@@ -821,7 +823,7 @@ ngx_convotic_merge_names(ngx_conf_t *cf, ngx_convotic_loc_conf_t *prev,
     ngx_conf_merge_ptr_value(conf->platforms, prev->platforms, NULL);
 
     if (conf->platforms) {
-        return NGX_CONF_OK;
+        return ngx_convotic_merge_platforms_error(cf, conf);
     }
 
     conf->platforms = ngx_array_create(cf->pool, 4, sizeof(ngx_str_t));
@@ -834,6 +836,41 @@ ngx_convotic_merge_names(ngx_conf_t *cf, ngx_convotic_loc_conf_t *prev,
         *name = platforms[i];
     }
 
+    return ngx_convotic_merge_platforms_error(cf, conf);
+}
+
+
+static char *
+ngx_convotic_merge_platforms_error(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *conf)
+{
+    u_char      *p;
+    size_t       len;
+    ngx_str_t   *name;
+    ngx_uint_t   i;
+
+    len = sizeof("Parameter 'platform' must be one of: ") - 1;
+    name = conf->platforms->elts;
+
+    for (i = 0; i < conf->platforms->nelts; i++) {
+        len += sizeof(", ") - 1 + name[i].len;
+    }
+
+    p = ngx_pnalloc(cf->pool, len);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    conf->platforms_error.data = p;
+
+    p = ngx_sprintf(p, "Parameter 'platform' must be one of: ");
+
+    for (i = 0; i < conf->platforms->nelts; i++) {
+        p = ngx_sprintf(p, i ? ", %V" : "%V", &name[i]);
+    }
+
+    conf->platforms_error.len = p - conf->platforms_error.data;
+
     return NGX_CONF_OK;
 }
 
@@ -841,6 +878,7 @@ ngx_convotic_merge_names(ngx_conf_t *cf, ngx_convotic_loc_conf_t *prev,
 static char *
 ngx_convotic_merge_enabled(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
 {
+    ngx_http_core_loc_conf_t  *clcf;
     ngx_convotic_main_conf_t  *mcf;
 
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
@@ -859,6 +897,11 @@ ngx_convotic_merge_enabled(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
     }
 
     ngx_convotic_host(cf, conf);
+
+    /* a location that is no exact one answers for many paths */
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+    conf->uri_in_namespace = !clcf->exact_match;
 
     if (conf->cache_namespace_set.len) {
         conf->cache_namespace = conf->cache_namespace_set;
@@ -990,7 +1033,9 @@ ngx_convotic_default_namespace(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
     *ns = conf->cache_namespace;
 
     if (same) {
-        conf->cache_namespace.len = ngx_sprintf(p, "#%ui", same + 1)
+        /* a tab, which no location's name has here */
+
+        conf->cache_namespace.len = ngx_sprintf(p, "\t%ui", same + 1)
                                     - conf->cache_namespace.data;
     }
 

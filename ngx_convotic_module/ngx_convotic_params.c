@@ -289,9 +289,7 @@ static ngx_int_t
 ngx_convotic_params_platform(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_str_t *value)
 {
-    u_char                    buf[400], *p;
-    ngx_str_t                *name, list;
-    ngx_uint_t                i;
+    ngx_str_t                *name;
     ngx_convotic_loc_conf_t  *conf;
 
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
@@ -303,19 +301,9 @@ ngx_convotic_params_platform(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
         return NGX_OK;
     }
 
-    p = buf;
-    name = conf->platforms->elts;
+    ngx_convotic_error_set(&ctx->answer, NGX_HTTP_BAD_REQUEST);
+    ctx->answer.message = conf->platforms_error;
 
-    for (i = 0; i < conf->platforms->nelts; i++) {
-        p = ngx_slprintf(p, buf + sizeof(buf), i ? ", %V" : "%V", &name[i]);
-    }
-
-    list.data = buf;
-    list.len = p - buf;
-
-    ngx_convotic_error_format(r->pool, &ctx->answer, NGX_HTTP_BAD_REQUEST,
-                              "Parameter 'platform' must be one of: %V",
-                              &list);
     return NGX_DONE;
 }
 

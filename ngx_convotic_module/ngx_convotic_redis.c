@@ -336,6 +336,15 @@ ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot)
 }
 
 
+void
+ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis)
+{
+    if (redis->state == NGX_CONVOTIC_REDIS_READY) {
+        ngx_convotic_redis_fail(redis, "its replies do not match");
+    }
+}
+
+
 /* the first of a kind, and once a minute: never once a request */
 
 void
@@ -356,6 +365,13 @@ ngx_convotic_redis_complain(ngx_convotic_redis_t *redis, const char *code,
     redis->error_time = now;
 
     ngx_log_error(NGX_LOG_ERR, &redis->log, 0, "Redis cannot say: %s", text);
+}
+
+
+ngx_uint_t
+ngx_convotic_redis_number(ngx_convotic_redis_t *redis)
+{
+    return redis->number;
 }
 
 
@@ -1053,14 +1069,15 @@ ngx_convotic_redis_read_handler(ngx_event_t *rev)
 
         /* the worker exits; requests that still run may need the replies */
 
+        c->close = 0;
+
         if (ngx_queue_empty(&redis->sent)
             && ngx_queue_empty(&redis->pending))
         {
             ngx_convotic_redis_close(redis);
             redis->state = NGX_CONVOTIC_REDIS_IDLE;
+            return;
         }
-
-        return;
     }
 
     if (redis->state == NGX_CONVOTIC_REDIS_CONNECTING) {
@@ -1169,6 +1186,12 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
 
         if (slot->handler) {
             slot->handler(slot->data, reply);
+
+        } else if (reply->type == NGX_CONVOTIC_RESP_ERROR
+                   && ngx_strncmp(reply->str.data, "ERR max number", 14) == 0)
+        {
+            /* said in place of the first reply, before it closes */
+            ngx_convotic_redis_log_reply(redis, reply);
         }
 
         return;
@@ -1296,7 +1319,7 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
     ngx_queue_t                *q, again;
     ngx_convotic_redis_slot_t  *slot;
 
-    if (!ngx_convotic_redis_kept_up(redis) || ngx_exiting) {
+    if (!ngx_convotic_redis_kept_up(redis)) {
         ngx_convotic_redis_fail(redis, what);
         return;
     }

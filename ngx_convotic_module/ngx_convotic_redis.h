@@ -71,9 +71,15 @@ ngx_int_t ngx_convotic_redis_post(ngx_convotic_redis_t *redis, ngx_uint_t argc,
 /* the handler will not be called; the reply is read and dropped */
 void ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot);
 
+/* its replies are not the ones that were asked for: the connection is closed */
+void ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis);
+
 /* logs what is wrong with the server, once a minute for one code in a row */
 void ngx_convotic_redis_complain(ngx_convotic_redis_t *redis,
     const char *code, const char *text);
+
+/* of the connection that a handler is called from: each has another one */
+ngx_uint_t ngx_convotic_redis_number(ngx_convotic_redis_t *redis);
 
 /*
  * The run_id that the server told on the current connection, in memory that

@@ -20,6 +20,7 @@
 #define NGX_CONVOTIC_SEND_STATUS_LEN  256
 
 
+static void ngx_convotic_send_clear(ngx_http_request_t *r);
 static ngx_int_t ngx_convotic_send_error(ngx_http_request_t *r,
     ngx_convotic_answer_t *answer);
 static ngx_int_t ngx_convotic_send_headers(ngx_http_request_t *r,
@@ -86,6 +87,8 @@ ngx_convotic_send(ngx_http_request_t *r)
         ngx_convotic_error_set(answer, NGX_HTTP_PRECONDITION_FAILED);
     }
 
+    ngx_convotic_send_clear(r);
+
     if (answer->status >= NGX_HTTP_BAD_REQUEST) {
         rc = ngx_convotic_send_error(r, answer);
 
@@ -123,6 +126,57 @@ ngx_convotic_send(ngx_http_request_t *r)
 }
 
 
+/* what an upstream that redirected to here has left of its own */
+
+static void
+ngx_convotic_send_clear(ngx_http_request_t *r)
+{
+    ngx_uint_t        i, k;
+    ngx_list_part_t  *part;
+    ngx_table_elt_t  *header;
+
+    static ngx_str_t  names[] = {
+        ngx_string("Cache-Control"),
+        ngx_string("Expires"),
+        ngx_string("Vary"),
+        ngx_string("Age"),
+        ngx_string("Retry-After"),
+        ngx_string("Set-Cookie")
+    };
+
+    ngx_http_clear_etag(r);
+    ngx_http_clear_last_modified(r);
+    ngx_http_clear_content_length(r);
+
+    part = &r->headers_out.headers.part;
+    header = part->elts;
+
+    for (i = 0; /* void */ ; i++) {
+
+        if (i >= part->nelts) {
+            if (part->next == NULL) {
+                break;
+            }
+
+            part = part->next;
+            header = part->elts;
+            i = 0;
+        }
+
+        for (k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
+
+            if (header[i].key.len == names[k].len
+                && ngx_strncasecmp(header[i].key.data, names[k].data,
+                                   names[k].len)
+                   == 0)
+            {
+                header[i].hash = 0;
+            }
+        }
+    }
+}
+
+
 static ngx_int_t
 ngx_convotic_send_error(ngx_http_request_t *r, ngx_convotic_answer_t *answer)
 {
@@ -134,6 +188,11 @@ ngx_convotic_send_error(ngx_http_request_t *r, ngx_convotic_answer_t *answer)
                                                answer->code);
     r->allow_ranges = 0;
     r->disable_not_modified = 1;
+
+#if (NGX_HTTP_GZIP)
+    r->gzip_tested = 1;
+    r->gzip_ok = 0;
+#endif
 
     if (answer->retry_after
         && ngx_convotic_send_add_number(r, "Retry-After", answer->retry_after)
