@@ -72,9 +72,14 @@ ngx_convotic_filter_header(ngx_http_request_t *r)
         return ngx_convotic_next_header_filter(r);
     }
 
-    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+    /* that of the gate is still what the variables are to tell of */
 
-    if (ctx == NULL) {
+    ctx = ngx_convotic_ctx_get(r);
+
+    if (ctx) {
+        ngx_http_set_ctx(r, ctx, ngx_convotic_module);
+
+    } else {
         ctx = ngx_convotic_ctx_create(r);
         if (ctx == NULL) {
             return NGX_ERROR;

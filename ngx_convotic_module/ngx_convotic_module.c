@@ -27,10 +27,16 @@
 #define NGX_CONVOTIC_ZONE_SIZE        (32 * 1024 * 1024)
 
 
+static char *ngx_convotic_invalid(ngx_conf_t *cf, ngx_command_t *cmd,
+    ngx_str_t *value, const char *allowed);
+static char *ngx_convotic_enum(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_time(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static char *ngx_convotic_redis(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
-static char *ngx_convotic_redis_option(ngx_conf_t *cf, ngx_str_t *option,
-    ngx_convotic_redis_conf_t *redis);
+static char *ngx_convotic_redis_option(ngx_conf_t *cf, ngx_command_t *cmd,
+    ngx_str_t *option, ngx_convotic_redis_conf_t *redis);
 static char *ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
     ngx_str_t *password);
 static char *ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
@@ -45,6 +51,9 @@ static char *ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_convotic_cache_max_size(ngx_conf_t *cf,
+    ngx_command_t *cmd, void *conf);
+static ngx_uint_t ngx_convotic_is_visible(ngx_str_t *value);
 static void *ngx_convotic_create_main_conf(ngx_conf_t *cf);
 static char *ngx_convotic_init_main_conf(ngx_conf_t *cf, void *conf);
 static void *ngx_convotic_create_loc_conf(ngx_conf_t *cf);
@@ -88,11 +97,6 @@ static ngx_conf_enum_t  ngx_convotic_status_forms[] = {
 };
 
 
-static ngx_conf_num_bounds_t  ngx_convotic_body_bounds = {
-    ngx_conf_check_num_bounds, 1, NGX_CONVOTIC_BODY_MAX
-};
-
-
 #define NGX_CONVOTIC_ANY_CONF                                                 \
     (NGX_HTTP_MAIN_CONF|NGX_HTTP_SRV_CONF|NGX_HTTP_LOC_CONF)
 
@@ -115,7 +119,7 @@ static ngx_command_t  ngx_convotic_commands[] = {
 
     { ngx_string("convotic_error_status"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_enum_slot,
+      ngx_convotic_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, error_status),
       &ngx_convotic_error_statuses },
@@ -164,7 +168,7 @@ static ngx_command_t  ngx_convotic_commands[] = {
 
     { ngx_string("convotic_unknown_args"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_enum_slot,
+      ngx_convotic_enum,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, unknown_args),
       &ngx_convotic_unknown_args },
@@ -185,24 +189,24 @@ static ngx_command_t  ngx_convotic_commands[] = {
 
     { ngx_string("convotic_cache_valid"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
+      ngx_convotic_time,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, cache_valid),
       NULL },
 
     { ngx_string("convotic_cache_stale"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
+      ngx_convotic_time,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, cache_stale),
       NULL },
 
     { ngx_string("convotic_cache_max_size"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_size_slot,
+      ngx_convotic_cache_max_size,
       NGX_HTTP_LOC_CONF_OFFSET,
-      offsetof(ngx_convotic_loc_conf_t, cache_max_size),
-      &ngx_convotic_body_bounds },
+      0,
+      NULL },
 
     { ngx_string("convotic_cache_bypass"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_1MORE,
@@ -220,7 +224,7 @@ static ngx_command_t  ngx_convotic_commands[] = {
 
     { ngx_string("convotic_fill_timeout"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
-      ngx_conf_set_msec_slot,
+      ngx_convotic_time,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, fill_timeout),
       NULL },
@@ -267,6 +271,80 @@ ngx_module_t  ngx_convotic_module = {
 };
 
 
+/* every refusal says what was given, and what is allowed; nginx adds where */
+
+static char *
+ngx_convotic_invalid(ngx_conf_t *cf, ngx_command_t *cmd, ngx_str_t *value,
+    const char *allowed)
+{
+    ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                       "invalid value \"%V\" in \"%V\": it is %s",
+                       value, &cmd->name, allowed);
+
+    return NGX_CONF_ERROR;
+}
+
+
+/* cmd->post: a table of two names */
+
+static char *
+ngx_convotic_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    u_char            text[128];
+    ngx_str_t        *value;
+    ngx_uint_t       *np, i;
+    ngx_conf_enum_t  *e;
+
+    np = (ngx_uint_t *) ((char *) conf + cmd->offset);
+
+    if (*np != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+    e = cmd->post;
+
+    for (i = 0; e[i].name.len; i++) {
+        if (e[i].name.len == value[1].len
+            && ngx_strcmp(e[i].name.data, value[1].data) == 0)
+        {
+            *np = e[i].value;
+            return NGX_CONF_OK;
+        }
+    }
+
+    (void) ngx_slprintf(text, text + sizeof(text), "\"%V\" or \"%V\"%Z",
+                        &e[0].name, &e[1].name);
+
+    return ngx_convotic_invalid(cf, cmd, &value[1], (char *) text);
+}
+
+
+static char *
+ngx_convotic_time(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_str_t   *value;
+    ngx_msec_t  *msp;
+
+    msp = (ngx_msec_t *) ((char *) conf + cmd->offset);
+
+    if (*msp != NGX_CONF_UNSET_MSEC) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    *msp = ngx_parse_time(&value[1], 0);
+
+    if (value[1].len == 0 || *msp == (ngx_msec_t) NGX_ERROR) {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "a time, such as \"500ms\" or \"30s\"");
+    }
+
+    return NGX_CONF_OK;
+}
+
+
 /* convotic_redis, convotic_cache_redis */
 
 static char *
@@ -307,7 +385,7 @@ ngx_convotic_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     }
 
     for (i = 2; i < cf->args->nelts; i++) {
-        err = ngx_convotic_redis_option(cf, &value[i], &redis);
+        err = ngx_convotic_redis_option(cf, cmd, &value[i], &redis);
 
         if (err != NGX_CONF_OK) {
             return err;
@@ -329,15 +407,21 @@ ngx_convotic_redis(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 static char *
-ngx_convotic_redis_option(ngx_conf_t *cf, ngx_str_t *option,
-    ngx_convotic_redis_conf_t *redis)
+ngx_convotic_redis_option(ngx_conf_t *cf, ngx_command_t *cmd,
+    ngx_str_t *option, ngx_convotic_redis_conf_t *redis)
 {
-    ngx_str_t    value;
+    u_char       ch;
+    ngx_str_t    value, name;
     ngx_msec_t  *timeout;
 
     if (ngx_strncmp(option->data, "password_file=", 14) == 0) {
         value.data = option->data + 14;
         value.len = option->len - 14;
+
+        if (value.len == 0) {
+            return ngx_convotic_invalid(cf, cmd, option,
+                                        "the name of a file");
+        }
 
         if (redis->url.password.len) {
             return "has a password in its URL and a \"password_file\" too";
@@ -362,19 +446,28 @@ ngx_convotic_redis_option(ngx_conf_t *cf, ngx_str_t *option,
         return "takes one URL: several servers are not supported";
 
     } else {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid parameter \"%V\"; it is "
-                           "\"connect_timeout=\", \"timeout=\" or "
-                           "\"password_file=\"", option);
-        return NGX_CONF_ERROR;
+        /* what it is has a name; its value may be a password */
+
+        for (name = *option, name.len = 0; name.len < option->len; name.len++) {
+            ch = option->data[name.len] | 0x20;
+
+            if ((ch < 'a' || ch > 'z') && option->data[name.len] != '_') {
+                break;
+            }
+        }
+
+        return ngx_convotic_invalid(cf, cmd, &name,
+                                    "\"connect_timeout=\", \"timeout=\" or "
+                                    "\"password_file=\"");
     }
 
     *timeout = ngx_parse_time(&value, 0);
 
-    if (*timeout == (ngx_msec_t) NGX_ERROR || *timeout == 0) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid time in \"%V\"", option);
-        return NGX_CONF_ERROR;
+    if (value.len == 0 || *timeout == (ngx_msec_t) NGX_ERROR
+        || *timeout == 0)
+    {
+        return ngx_convotic_invalid(cf, cmd, option,
+                                    "a time above 0, such as \"50ms\"");
     }
 
     return NGX_CONF_OK;
@@ -411,6 +504,12 @@ ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
     }
 
     n = ngx_read_file(&file, buf, sizeof(buf), 0);
+
+    if (n == NGX_ERROR) {
+        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
+                           "\"%V\" of \"password_file\" cannot be read",
+                           &path);
+    }
 
     if (ngx_close_file(file.fd) == NGX_FILE_ERROR) {
         ngx_conf_log_error(NGX_LOG_ALERT, cf, ngx_errno,
@@ -450,7 +549,6 @@ ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
 static char *
 ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    size_t                     i;
     ngx_str_t                 *value;
     ngx_convotic_main_conf_t  *mcf = conf;
 
@@ -462,16 +560,14 @@ ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     /* braces would move the hash tag that keeps a workspace in one slot */
 
-    for (i = 0; i < value[1].len; i++) {
-        if (value[1].data[i] <= ' ' || value[1].data[i] > '~'
-            || value[1].data[i] == '{' || value[1].data[i] == '}')
-        {
-            return "takes visible ASCII characters other than braces";
-        }
-    }
-
-    if (value[1].len > NGX_CONVOTIC_NAME_LEN) {
-        return "takes at most 128 characters";
+    if (!ngx_convotic_is_visible(&value[1])
+        || value[1].len > NGX_CONVOTIC_NAME_LEN
+        || ngx_strlchr(value[1].data, value[1].data + value[1].len, '{')
+        || ngx_strlchr(value[1].data, value[1].data + value[1].len, '}'))
+    {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "at most 128 visible ASCII characters "
+                                    "other than braces");
     }
 
     mcf->prefix = value[1];
@@ -496,10 +592,8 @@ ngx_convotic_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     size = ngx_parse_size(&value[1]);
 
     if (size < NGX_CONVOTIC_ZONE_MIN) {
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "invalid size \"%V\" in \"convotic_zone\"; "
-                           "it is at least 1m", &value[1]);
-        return NGX_CONF_ERROR;
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "a size of at least 1m");
     }
 
     mcf->zone_size = size;
@@ -515,7 +609,7 @@ ngx_convotic_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
     ngx_http_core_loc_conf_t  *clcf;
     ngx_convotic_main_conf_t  *mcf;
 
-    rv = ngx_conf_set_enum_slot(cf, cmd, conf);
+    rv = ngx_convotic_enum(cf, cmd, conf);
     if (rv != NGX_CONF_OK) {
         return rv;
     }
@@ -555,27 +649,23 @@ ngx_convotic_names(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     for (i = 1; i < cf->args->nelts; i++) {
 
-        for (k = 0; k < value[i].len; k++) {
-            if (value[i].data[k] <= ' ' || value[i].data[k] > '~') {
-                break;
-            }
-        }
-
-        if (value[i].len == 0 || k < value[i].len) {
-            return "takes names of visible ASCII characters";
+        if (value[i].len == 0 || !ngx_convotic_is_visible(&value[i])) {
+            return ngx_convotic_invalid(cf, cmd, &value[i],
+                                        "a name of visible ASCII characters");
         }
 
         if (cmd->offset == offsetof(ngx_convotic_loc_conf_t, forward_args)
             && (ngx_strcmp(value[i].data, "limit") == 0
                 || ngx_strcmp(value[i].data, "platform") == 0))
         {
-            return "takes neither \"limit\" nor \"platform\": "
-                   "they are forwarded always";
+            return ngx_convotic_invalid(cf, cmd, &value[i],
+                                        "forwarded always");
         }
 
         for (k = 1; k < i; k++) {
             if (ngx_strcmp(value[k].data, value[i].data) == 0) {
-                return "has the same name twice";
+                return ngx_convotic_invalid(cf, cmd, &value[i],
+                                            "there twice");
             }
         }
 
@@ -622,11 +712,9 @@ ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         }
 
         if (n < 1 || n > NGX_CONVOTIC_LIMIT_MAX) {
-            ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                               "invalid parameter \"%V\"; it is \"default=\" "
-                               "or \"max=\" with a number from 1 to %d",
-                               &value[i], NGX_CONVOTIC_LIMIT_MAX);
-            return NGX_CONF_ERROR;
+            return ngx_convotic_invalid(cf, cmd, &value[i],
+                                        "\"default=\" or \"max=\" with a "
+                                        "number from 1 to 1000000");
         }
 
         *limit = n;
@@ -639,7 +727,6 @@ ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 static char *
 ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    size_t                    i;
     ngx_str_t                *value;
     ngx_convotic_loc_conf_t  *clcf = conf;
 
@@ -649,19 +736,57 @@ ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     value = cf->args->elts;
 
-    for (i = 0; i < value[1].len; i++) {
-        if (value[1].data[i] <= ' ' || value[1].data[i] > '~') {
-            return "takes visible ASCII characters";
-        }
-    }
-
-    if (value[1].len == 0 || value[1].len > NGX_CONVOTIC_NAME_LEN) {
-        return "takes 1 to 128 characters";
+    if (value[1].len == 0 || value[1].len > NGX_CONVOTIC_NAME_LEN
+        || !ngx_convotic_is_visible(&value[1]))
+    {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "1 to 128 visible ASCII characters");
     }
 
     clcf->cache_namespace_set = value[1];
 
     return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_cache_max_size(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ssize_t                   size;
+    ngx_str_t                *value;
+    ngx_convotic_loc_conf_t  *clcf = conf;
+
+    if (clcf->cache_max_size != NGX_CONF_UNSET_SIZE) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    size = ngx_parse_size(&value[1]);
+
+    if (size < 1 || size > NGX_CONVOTIC_BODY_MAX) {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "a size from 1 to 16m");
+    }
+
+    clcf->cache_max_size = size;
+
+    return NGX_CONF_OK;
+}
+
+
+static ngx_uint_t
+ngx_convotic_is_visible(ngx_str_t *value)
+{
+    size_t  i;
+
+    for (i = 0; i < value->len; i++) {
+        if (value->data[i] <= ' ' || value->data[i] > '~') {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 

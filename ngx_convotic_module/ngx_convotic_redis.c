@@ -39,6 +39,9 @@
 
 #define NGX_CONVOTIC_REDIS_RUN_ID_LEN    64
 
+/* as much of a password as gives it away */
+#define NGX_CONVOTIC_REDIS_SECRET        6
+
 /* of a reply's error: its first word, and what is logged of it */
 #define NGX_CONVOTIC_REDIS_CODE_LEN      32
 #define NGX_CONVOTIC_REDIS_TEXT_MAX      256
@@ -156,6 +159,8 @@ static void ngx_convotic_redis_fail(ngx_convotic_redis_t *redis,
     const char *what);
 static void ngx_convotic_redis_close(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_abandon(ngx_queue_t *queue);
+static ngx_uint_t ngx_convotic_redis_repeats(ngx_str_t *text,
+    ngx_str_t *password);
 static void ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply);
 static void ngx_convotic_redis_count(ngx_convotic_redis_t *redis,
@@ -168,6 +173,8 @@ static u_char *ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf,
 ngx_convotic_redis_t *
 ngx_convotic_redis_create(ngx_conf_t *cf, ngx_convotic_redis_conf_t *conf)
 {
+    u_char                *colon;
+    ngx_str_t              host;
     ngx_url_t              u;
     ngx_convotic_redis_t  *redis;
 
@@ -177,9 +184,21 @@ ngx_convotic_redis_create(ngx_conf_t *cf, ngx_convotic_redis_conf_t *conf)
     u.default_port = 6379;
 
     if (ngx_parse_url(cf->pool, &u) != NGX_OK) {
+
+        /* what looks like a port may be a password */
+
+        host = u.url;
+        colon = ngx_strlchr(host.data, host.data + host.len, ':');
+
+        if (colon && host.data[0] != '['
+            && ngx_strncmp(host.data, "unix:", 5) != 0)
+        {
+            host.len = colon - host.data;
+        }
+
         ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "%s in Redis server \"%V\"",
-                           u.err ? u.err : "no memory", &u.url);
+                           "%s in the URL of the Redis server \"%V\"",
+                           u.err ? u.err : "no memory", &host);
         return NULL;
     }
 
@@ -1492,6 +1511,25 @@ ngx_convotic_redis_abandon(ngx_queue_t *queue)
 }
 
 
+/* whether a part of the password is in the text */
+
+static ngx_uint_t
+ngx_convotic_redis_repeats(ngx_str_t *text, ngx_str_t *password)
+{
+    size_t  i, len;
+
+    len = ngx_min(password->len, NGX_CONVOTIC_REDIS_SECRET);
+
+    for (i = 0; i + len <= text->len; i++) {
+        if (ngx_memcmp(text->data + i, password->data, len) == 0) {
+            return 1;
+        }
+    }
+
+    return 0;
+}
+
+
 static void
 ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply)
@@ -1516,6 +1554,16 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     }
 
     text.data[text.len] = '\0';
+
+    /* a server that does not know AUTH repeats what it was given */
+
+    if (redis->conf.url.password.len
+        && ngx_convotic_redis_repeats(&text, &redis->conf.url.password))
+    {
+        ngx_convotic_redis_complain(redis, "AUTH",
+                                    "it does not know the command AUTH");
+        return;
+    }
 
     /* an error of Redis's begins with a word that tells its kind */
 

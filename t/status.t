@@ -167,7 +167,7 @@ is(counters()->{requests}{hit}, 0, 'anew with another size');
 for my $size ('100k', '0', 'x') {
     my $test = $g->test_config(http => "convotic_zone $size;");
     isnt($test->{exit}, 0, "convotic_zone $size");
-    like($test->{out}, qr/\Qinvalid size "$size" in "convotic_zone"\E.*1m/,
+    like($test->{out}, qr/\Qinvalid value "$size" in "convotic_zone"\E.*1m/,
          'said why');
 }
 

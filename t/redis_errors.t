@@ -1,0 +1,297 @@
+#!/usr/bin/perl
+
+# Redis answers with errors.  While the key is asked for, an error is no
+# verdict: 503, neither a 401 for a good key nor a 200 for any.  Behind the key,
+# it only costs the cache.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Convotic::Resp qw(resp_command);
+use Convotic::Test;
+
+use constant BACK => 10;        # seconds until it is well again, at most
+
+my $MS = 500 * $Convotic::Process::FACTOR;
+my $OPTIONS = "connect_timeout=${MS}ms timeout=${MS}ms";
+
+my @errors = (
+    'LOADING Redis is loading the dataset in memory',
+    'NOAUTH Authentication required.',
+    q(NOPERM this user has no permissions to run the command),
+    'WRONGTYPE Operation against a key holding the wrong kind of value',
+    'OOM command not allowed when used memory > maxmemory.',
+    'BUSY Redis is busy running a script.',
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is 'no'.",
+    'READONLY You can\'t write against a read only replica.',
+    'CLUSTERDOWN The cluster is down',
+    'MOVED 1234 127.0.0.1:7001',
+    'ERR max number of clients reached',
+    'ERR',
+    '',
+);
+
+my $t = Convotic::Test->new;
+my $up = $t->upstream;
+my $key = test_key('acme');
+my $body = contacts_body(workspace => 'acme', limit => 5);
+
+my $redis = $t->redis('keys');
+$redis->init;
+$redis->add_key($key, workspace => 'acme');
+
+
+sub gateway {
+    my (%arg) = @_;
+
+    $arg{http} ||= "convotic_redis %%REDIS%% $OPTIONS;";
+
+    return $t->nginx(upstream => $up, key => $key, %arg);
+}
+
+
+sub faults_of_away {
+    my ($res) = @_;
+
+    return 'no response' unless $res;
+    return ($res->error_faults(503, 'INTERNAL_ERROR'),
+            ($res->header('Retry-After') || '') =~ /^[1-9]/
+                ? () : 'no Retry-After');
+}
+
+
+# A good key and a bad one; uncached, cached.
+
+sub away_ok {
+    my ($gateway, $name) = @_;
+
+    $up->reset;
+
+    my @faults = map { faults_of_away($_) } (
+        $gateway->contacts('limit=5'),
+        $gateway->contacts('limit=5', 'X-API-Key' => 'no-key-of-ours'),
+    );
+
+    push @faults, 'the upstream was asked' if $up->count;
+
+    ok(!@faults, "$name: 503 for every key") or diag(map { "    $_\n" } @faults);
+
+    return;
+}
+
+
+sub back_ok {
+    my ($gateway, $name) = @_;
+
+    my $res;
+
+    wait_until(sub { $res = $gateway->contacts('limit=5');
+                     $res->status == 200 }, BACK);
+    success_is($res, $body, "$name: then well again");
+
+    return;
+}
+
+
+sub complaints {
+    my ($gateway) = @_;
+
+    return $gateway->log_lines(qr/\[(?:warn|error|crit)\]/);
+}
+
+
+# Errors of a single command.
+
+my $fake = $t->fake_redis(behind => $redis);
+my $nginx = gateway(redis => $fake);
+
+back_ok($nginx, 'nothing wrong');
+
+for my $command (qw(EXISTS HGETALL)) {
+    for my $error (@errors) {
+        my ($word) = $error =~ /^(\w*)/;
+
+        $fake->script($command => "-$error\r\n");
+        away_ok($nginx, "$command: " . ($word || 'an error without a text'));
+        $fake->clear;
+        back_ok($nginx, "$command: $word");
+    }
+}
+
+for my $command ('GET convotic:gen', 'GET convotic:body', 'SET', 'EVAL') {
+    for my $error (@errors) {
+        my ($word) = $error =~ /^(\w*)/;
+
+        $redis->cmd('DEL', $redis->gen_name('acme')) if $command eq 'EVAL';
+        $fake->script($command => "-$error\r\n");
+
+        my @faults;
+
+        for my $n (6, 7) {
+            my $res = $nginx->contacts("limit=$n");
+
+            # a replica is left, which takes a moment
+            next if $word eq 'READONLY' && !faults_of_away($res);
+
+            push @faults, 'status ' . $res->status if $res->status != 200;
+            push @faults, 'body'
+                if $res->body ne contacts_body(workspace => 'acme', limit => $n);
+        }
+
+        ok(!@faults, "$command: " . ($word || 'an error without a text')
+                     . ': the upstream answers')
+            or diag(map { "    $_\n" } @faults);
+        $fake->clear;
+        back_ok($nginx, "$command: $word");
+    }
+}
+
+
+# Each kind of failure is logged, and not once a request.
+
+for my $case (
+    [ 'EXISTS',            'LOADING Redis is loading the dataset' ],
+    [ 'HGETALL',           'LOADING Redis is loading the dataset' ],
+    [ 'EXISTS',            'NOPERM this user has no permissions' ],
+    [ 'GET convotic:gen',  'WRONGTYPE Operation against a wrong type' ],
+    [ 'GET convotic:body', 'MASTERDOWN Link with MASTER is down' ],
+    [ 'SET',               'OOM command not allowed' ],
+) {
+    my ($command, $error) = @$case;
+    my ($word) = $error =~ /^(\w+)/;
+    my $gateway = gateway(redis => $fake);
+
+    back_ok($gateway, 'before it fails');
+    $redis->purge('acme');
+    $fake->script($command => "-$error\r\n");
+    $gateway->contacts("limit=$_") for 1 .. 20;
+
+    my @lines = complaints($gateway);
+    my @named = grep { /\Q$error\E/ } @lines;
+
+    is(scalar @named, 1, "$command: $word is logged, once");
+    cmp_ok(scalar @lines, '<=', 2, "$command: $word: little else is")
+        or diag(map { "    $_\n" } @lines[0 .. 5]);
+
+    $fake->clear;
+    $gateway->stop;
+}
+
+
+# -READONLY: the master is somewhere else now, so the connection is left.
+
+{
+    my $before = $fake->counters->{accepted};
+
+    $redis->cmd('DEL', $redis->gen_name('acme'));
+    $fake->script(EVAL => "-READONLY You can't write against a replica.\r\n");
+    $nginx->contacts('limit=5');
+    $fake->clear;
+    back_ok($nginx, 'READONLY');
+    cmp_ok($fake->counters->{accepted}, '>', $before,
+           'READONLY: over another connection');
+}
+
+$nginx->stop;
+
+
+# Real ones from here: wrong types.
+
+$nginx = gateway(redis => $redis);
+my $string = test_key('string');
+$redis->cmd('SET', $redis->key_name($string), 'acme');
+
+ok(!faults_of_away($nginx->contacts('limit=5', 'X-API-Key' => $string)),
+   'a record that is a string: Redis cannot say');
+back_ok($nginx, 'the others are not affected');
+
+my $gen = $redis->cmd('GET', $redis->gen_name('acme'));
+$redis->cmd('DEL', $redis->gen_name('acme'));
+$redis->cmd('RPUSH', $redis->gen_name('acme'), 1);
+$up->reset;
+success_is($nginx->contacts('limit=5'), $body, 'a generation that is a list')
+    for 1, 2;
+is($up->count, 2, 'a generation that is a list: the cache is bypassed');
+$redis->cmd('DEL', $redis->gen_name('acme'));
+
+$redis->cmd('DEL', $redis->names('convotic:body:*'));
+$nginx->contacts('limit=5');
+my $name;
+ok(wait_until(sub { ($name) = $redis->names('convotic:body:*') }, BACK),
+   'a body is stored');
+$redis->cmd('DEL', $name);
+$redis->cmd('RPUSH', $name, 'a');
+$up->reset;
+success_is($nginx->contacts('limit=5'), $body, 'a body that is a list');
+ok(wait_until(sub { $redis->cmd('TYPE', $name) eq 'string' }, 3),
+   'a body that is a list: it is overwritten');
+success_is($nginx->contacts('limit=5'), $body, 'a body that was a list');
+is($up->count, 1, 'a body that was a list: cached');
+
+
+# Memory is at its end: what is there can be read.
+
+$redis->cmd('CONFIG', 'SET', 'maxmemory', 1);
+$redis->cmd('CONFIG', 'SET', 'maxmemory-policy', 'noeviction');
+success_is($nginx->contacts('limit=5'), $body, 'no memory: what is cached');
+$redis->cmd('DEL', $redis->gen_name('acme'));
+$up->reset;
+success_is($nginx->contacts('limit=5'), $body, 'no memory: what is not')
+    for 1, 2;
+is($up->count, 2, 'no memory: nothing is stored');
+$redis->cmd('CONFIG', 'SET', 'maxmemory', 0);
+back_ok($nginx, 'memory');
+
+
+# A script that does not end.
+
+$redis->cmd('CONFIG', 'SET', 'busy-reply-threshold', 10);
+my $loop = $redis->connect;
+$loop->write(resp_command('EVAL', 'while true do end', 0));
+ok(wait_until(sub { $redis->try_cmd('PING') =~ /^BUSY/ }, BACK), 'a busy Redis');
+away_ok($nginx, 'busy');
+$redis->cmd('SCRIPT', 'KILL');
+$loop->close;
+back_ok($nginx, 'busy');
+
+
+# No room for another client.
+
+my @clients = map { $redis->connect } 1 .. 3;
+$_->cmd('PING') for @clients;
+my ($id) = map { /^id=(\d+) .*name=ngx_convotic/m ? $1 : () }
+    split /\n/, $redis->cmd('CLIENT', 'LIST');
+my $clients = () = $redis->cmd('CLIENT', 'LIST') =~ /^id=/mg;
+$redis->cmd('CONFIG', 'SET', 'maxclients', $clients - 1);
+$redis->cmd('CLIENT', 'KILL', 'ID', $id);
+away_ok($nginx, 'no room for a client');
+ok($nginx->wait_log(qr/max number of clients/, 2),
+   'no room for a client: logged');
+$_->close for @clients;
+back_ok($nginx, 'room');
+$redis->cmd('CONFIG', 'SET', 'maxclients', 1000);
+
+
+# Loading its data.
+
+$redis->cmd('EVAL', q(for i = 1, 3000 do redis.call('SET', 'x' .. i, 'y') end),
+            0);
+$redis->cmd('CONFIG', 'SET', 'loading-process-events-interval-bytes', 1024);
+$redis->cmd('CONFIG', 'SET', 'key-load-delay', 300);
+my $reload = $redis->connect;
+$reload->write(resp_command('DEBUG', 'RELOAD'));
+
+my $loading = wait_until(sub { $redis->try_cmd('EXISTS', 'x1') =~ /^LOADING/ },
+                         BACK);
+ok($loading, 'a Redis that loads');
+away_ok($nginx, 'loading');
+$redis->cmd('CONFIG', 'SET', 'key-load-delay', 0) if $loading;
+$reload->read_reply;
+$reload->close;
+back_ok($nginx, 'loaded');
+
+
+$t->finish;

@@ -1,0 +1,197 @@
+#!/usr/bin/perl
+
+# A Redis server that moves: its name is resolved when nginx starts and, with
+# "resolver", asked for again once the address has failed.  A resolver that
+# fails keeps nobody waiting, and is asked again.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/lib";
+
+use Convotic::Port qw(free_port);
+use Convotic::Process;
+use Convotic::Test;
+
+use IO::Socket::INET;
+
+use constant BACK => 15;        # seconds until it is well again, at most
+
+my $MS = 500 * $Convotic::Process::FACTOR;
+
+my $t = Convotic::Test->new;
+my $up = $t->upstream;
+my $redis = $t->redis('keys', 'bind 127.0.0.1 127.0.0.2');
+my $port = $redis->port;
+my $key = test_key('acme');
+my $body = contacts_body(workspace => 'acme', limit => 2);
+
+$redis->init;
+$redis->add_key($key, workspace => 'acme');
+
+
+# A name server that tells what the file says: addresses, or how it fails.
+
+my $dns_port = free_port();
+my $zone = $t->write_file('zone', '127.0.0.1');
+my $queries = $t->dir . '/queries';
+
+sub names_say { $t->write_file('zone', $_[0]); return }
+sub asked { return -s $queries || 0 }
+
+sub slurp {
+    my ($file) = @_;
+
+    open my $fh, '<', $file or return '';
+    local $/;
+    my $text = <$fh>;
+
+    return defined $text ? $text : '';
+}
+
+sub serve_names {
+    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'udp',
+                                       LocalPort => $dns_port)
+        or die "name server: $!\n";
+
+    while ($socket->recv(my $query, 512)) {
+        my $text = slurp($zone);
+
+        open my $log, '>>', $queries or die "$queries: $!\n";
+        print {$log} '.';
+        close $log;
+
+        next if $text eq 'silent';
+        $socket->send($text eq 'noise' ? "\xff" x 40 : answer($query, $text));
+    }
+
+    return;
+}
+
+sub answer {
+    my ($query, $text) = @_;
+
+    my ($id) = unpack 'n', $query;
+    my $question = substr $query, 12;
+    my $end = index($question, "\0") + 5;
+    my $type = unpack 'n', substr $question, $end - 4, 2;
+    my %code = (nxdomain => 3, servfail => 2, refused => 5);
+    my @addresses = $type == 1 ? $text =~ /(\d+(?:\.\d+){3})/g : ();
+
+    return pack('n6', $id, 0x8180 | ($code{$text} || 0), 1, scalar @addresses, 0, 0)
+           . substr($question, 0, $end)
+           . join '', map { pack 'n3 N n C4', 0xc00c, 1, 1, 1, 4, split /\./ }
+                      @addresses;
+}
+
+Convotic::Process->spawn(name => 'name server', code => \&serve_names,
+                         stderr => $t->dir . '/names.stderr');
+
+
+sub gateway {
+    return $t->nginx(
+        redis => $redis, upstream => $up, key => $key, http =>
+        "resolver 127.0.0.1:$dns_port valid=1s ipv6=off; resolver_timeout 300ms;"
+        . "convotic_redis redis://localhost:$port/0 connect_timeout=${MS}ms"
+        . " timeout=${MS}ms;");
+}
+
+
+# From now on it is there and nowhere else.
+
+sub move_to {
+    my ($address) = @_;
+
+    $redis->cmd('CONFIG', 'SET', 'bind', $address);
+
+    for my $client (split /\n/, $redis->cmd('CLIENT', 'LIST')) {
+        $redis->cmd('CLIENT', 'KILL', 'ID', $1)
+            if $client =~ /^id=(\d+) .* name=ngx_convotic/;
+    }
+
+    return;
+}
+
+
+sub well_ok {
+    my ($nginx, $name) = @_;
+
+    my $res;
+
+    wait_until(sub { $res = $nginx->contacts('limit=2');
+                     $res->status == 200 }, BACK);
+
+    return success_is($res, $body, $name);
+}
+
+
+sub where_is {
+    my ($clients) = join "\n", grep { /name=ngx_convotic/ }
+        split /\n/, $redis->cmd('CLIENT', 'LIST');
+
+    return $clients =~ /laddr=([\d.]+):/ ? $1 : 'nowhere';
+}
+
+
+my $nginx = gateway();
+
+well_ok($nginx, 'at the address of the configuration');
+is(where_is(), '127.0.0.1', 'which is that of localhost');
+is(asked(), 0, 'the resolver is not asked while all is well');
+
+names_say('127.0.0.2');
+move_to('127.0.0.2');
+well_ok($nginx, 'moved, and found by its name');
+is(where_is(), '127.0.0.2', 'at its new address');
+cmp_ok(asked(), '>', 0, 'of the resolver');
+
+
+# The resolver fails, in all ways, and tells in the end.
+
+my @homes = ('127.0.0.1', '127.0.0.2');
+
+for my $fault (qw(nxdomain servfail refused silent noise empty)) {
+    my $home = $homes[0];
+    @homes = reverse @homes;
+
+    names_say($fault);
+    move_to($home);
+
+    ok(wait_until(sub { $nginx->contacts('limit=2')->status == 503 }, BACK),
+       "$fault: it is away");
+
+    my $asked = asked();
+
+    ok(wait_until(sub { asked() > $asked }, BACK), "$fault: asked again");
+    error_is($nginx->contacts('limit=2'), 503, 'INTERNAL_ERROR', undef,
+             "$fault: 503 meanwhile");
+    names_say($home);
+    well_ok($nginx, "$fault: then well again");
+    is(where_is(), $home, "$fault: at its new address");
+}
+
+ok($nginx->wait_log(qr/could not be resolved/), 'the log says why');
+
+
+# Several addresses, of which one is right.
+
+names_say('127.0.0.9 127.0.0.8 ' . $homes[0] . ' 127.0.0.7');
+move_to($homes[0]);
+well_ok($nginx, 'several addresses: the right one is found');
+
+
+# Reloads and the end do not wait for the name.
+
+names_say('silent');
+move_to($homes[1]);
+wait_until(sub { $nginx->contacts('limit=2')->status == 503 }, BACK);
+ok($nginx->reload(gone => 1), 'a reload while the name is asked for');
+
+my $asked = asked();
+
+$nginx->contacts('limit=2');
+wait_until(sub { asked() > $asked }, BACK);
+ok($nginx->stop, 'an end while the name is asked for');
+
+$t->finish;
