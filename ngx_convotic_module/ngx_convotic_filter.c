@@ -176,10 +176,7 @@ ngx_convotic_filter_send(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 }
 
 
-/*
- * Only what is short, plain JSON and whole by itself: an upstream that breaks
- * off then shows in a flush without a body.
- */
+/* only what is short, and plain JSON */
 
 static ngx_uint_t
 ngx_convotic_filter_may_hold(ngx_http_request_t *r)
@@ -191,10 +188,9 @@ ngx_convotic_filter_may_hold(ngx_http_request_t *r)
     type = &r->headers_out.content_type;
 
     return r->headers_out.status < NGX_HTTP_INTERNAL_SERVER_ERROR
-           && r->upstream && r->upstream->buffering
+           && r->upstream
            && r->method != NGX_HTTP_HEAD
            && r->headers_out.content_encoding == NULL
-           && r->headers_out.content_length_n > 0
            && r->headers_out.content_length_n <= NGX_CONVOTIC_FILTER_HELD_MAX
            && type->len >= json.len
            && ngx_strncasecmp(type->data, json.data, json.len) == 0;
@@ -212,8 +208,7 @@ ngx_convotic_filter_hold(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_chain_t  *cl;
 
     if (ctx->held.data == NULL) {
-        ctx->held.data = ngx_pnalloc(r->pool,
-                                     r->headers_out.content_length_n);
+        ctx->held.data = ngx_pnalloc(r->pool, NGX_CONVOTIC_FILTER_HELD_MAX);
         if (ctx->held.data == NULL) {
             return NGX_OK;
         }
@@ -223,22 +218,32 @@ ngx_convotic_filter_hold(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
         b = cl->buf;
 
         if (ngx_buf_in_memory(b)) {
-            len = ngx_min((size_t) (b->last - b->pos),
-                          (size_t) r->headers_out.content_length_n
-                          - ctx->held.len);
+            len = b->last - b->pos;
 
-            ngx_memcpy(ctx->held.data + ctx->held.len, b->pos, len);
-            ctx->held.len += len;
+            if (len > NGX_CONVOTIC_FILTER_HELD_MAX - ctx->held.len) {
+                ctx->held.len = 0;
+                return NGX_OK;
+            }
+
+            ctx->held.len = ngx_cpymem(ctx->held.data + ctx->held.len,
+                                       b->pos, len)
+                            - ctx->held.data;
+        }
+
+        if (b->last_buf || b->last_in_chain) {
+            return NGX_OK;
+        }
+
+        if (ngx_buf_special(b) && b->flush && r->upstream->cleanup == NULL) {
+
+            /* the upstream has broken off, and is being finalized */
+
+            ctx->held.len = 0;
+            return NGX_OK;
         }
 
         b->pos = b->last;
         b->file_pos = b->file_last;
-
-        if (b->last_buf || b->last_in_chain
-            || (ngx_buf_special(b) && b->flush))
-        {
-            return NGX_OK;
-        }
     }
 
     return NGX_AGAIN;
@@ -279,11 +284,7 @@ ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     ngx_memzero(&answer, sizeof(ngx_convotic_answer_t));
     ngx_convotic_error_set(&answer, r->headers_out.status);
 
-    if (ctx->held.len
-        && (off_t) ctx->held.len == r->headers_out.content_length_n)
-    {
-        ngx_convotic_error_adopt(r->pool, &answer, &ctx->held);
-    }
+    ngx_convotic_error_adopt(r->pool, &answer, &ctx->held);
 
     if (ngx_convotic_json_error(r->pool, answer.code, &answer.message,
                                 &ctx->replacement)

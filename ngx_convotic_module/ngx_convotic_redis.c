@@ -1617,7 +1617,6 @@ ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf, size_t len)
     if (log->action) {
         p = ngx_snprintf(p, len, " while %s", log->action);
         len -= p - buf;
-        buf = p;
     }
 
     return ngx_snprintf(p, len, ", redis: \"%V\"", &redis->name);

@@ -21,6 +21,8 @@
 
 
 static void ngx_convotic_send_clear(ngx_http_request_t *r);
+static ngx_int_t ngx_convotic_send_answer(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_send_error(ngx_http_request_t *r,
     ngx_convotic_answer_t *answer);
 static ngx_int_t ngx_convotic_send_headers(ngx_http_request_t *r,
@@ -87,6 +89,30 @@ ngx_convotic_send(ngx_http_request_t *r)
         ngx_convotic_error_set(answer, NGX_HTTP_PRECONDITION_FAILED);
     }
 
+    rc = ngx_convotic_send_answer(r, ctx);
+
+    if (rc == NGX_HTTP_RANGE_NOT_SATISFIABLE) {
+
+        /* it is ours to send: an "error_page" would lead around the gate */
+
+        answer->headers = NULL;
+        ngx_convotic_error_set(answer, NGX_HTTP_RANGE_NOT_SATISFIABLE);
+
+        rc = ngx_convotic_send_answer(r, ctx);
+    }
+
+    return rc;
+}
+
+
+static ngx_int_t
+ngx_convotic_send_answer(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_int_t               rc;
+    ngx_convotic_answer_t  *answer;
+
+    answer = &ctx->answer;
+
     ngx_convotic_send_clear(r);
 
     if (answer->status >= NGX_HTTP_BAD_REQUEST) {
@@ -114,9 +140,13 @@ ngx_convotic_send(ngx_http_request_t *r)
 
     ctx->sent = answer->status;
 
-    ngx_convotic_send_count(r, ctx);
-
     rc = ngx_http_send_header(r);
+
+    if (rc == NGX_HTTP_RANGE_NOT_SATISFIABLE) {
+        return rc;
+    }
+
+    ngx_convotic_send_count(r, ctx);
 
     if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
         return rc;
@@ -126,7 +156,7 @@ ngx_convotic_send(ngx_http_request_t *r)
 }
 
 
-/* what an upstream that redirected to here has left of its own */
+/* what an upstream that redirected to here has left, or a first attempt */
 
 static void
 ngx_convotic_send_clear(ngx_http_request_t *r)
@@ -141,7 +171,11 @@ ngx_convotic_send_clear(ngx_http_request_t *r)
         ngx_string("Vary"),
         ngx_string("Age"),
         ngx_string("Retry-After"),
-        ngx_string("Set-Cookie")
+        ngx_string("Set-Cookie"),
+        ngx_string("Sunset"),
+        ngx_string("Deprecation"),
+        ngx_string("Link"),
+        ngx_string("Cache-Status")
     };
 
     ngx_http_clear_etag(r);

@@ -235,7 +235,8 @@ for my $case (
     my @conns = map { enter($leave{ $names[$_] }, "/short?n=$n-$_") }
         0 .. $#names;
 
-    ok(wait_until(sub { $up->count >= @names }), "$what: the upstream is asked");
+    ok(wait_until(sub { $up->count >= @names }),
+       "$what: the upstream is asked");
     leave($leave{ $names[$_] }, $conns[$_]) for 0 .. $#names;
 
     ok(logged(qr/^n=$n-$_ \d+$/m), "$what, $names[$_]: the request ends")
@@ -420,7 +421,8 @@ sub new {
     my $self = bless { socket => $socket, in => '', body => {}, done => {},
                        received => 0 }, $class;
 
-    $self->_write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" . _frame(SETTINGS, 0, 0, ''));
+    $self->_write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                  . _frame(SETTINGS, 0, 0, ''));
 
     return $self;
 }
@@ -439,7 +441,8 @@ sub request {
         $block .= "\0" . join '', map { chr(length) . $_ } @$field;
     }
 
-    return $self->_write(_frame(HEADERS, END_STREAM | END_HEADERS, $id, $block));
+    return $self->_write(_frame(HEADERS, END_STREAM | END_HEADERS, $id,
+                                $block));
 }
 
 
@@ -488,8 +491,8 @@ sub comes {
 sub _frame {
     my ($type, $flags, $id, $payload) = @_;
 
-    return substr(pack('N', length $payload), 1) . pack('CCN', $type, $flags, $id)
-           . $payload;
+    return substr(pack('N', length $payload), 1)
+           . pack('CCN', $type, $flags, $id) . $payload;
 }
 
 

@@ -400,7 +400,9 @@ for my $path ('/by_auth_request', '/by_auth_request_of_ours') {
 }
 
 for my $headers ([], \@key) {
-    my ($res, $asked, $also) = effects(sub { $g->get('/by_mirror', @$headers) });
+    my ($res, $asked, $also) = effects(sub {
+        $g->get('/by_mirror', @$headers);
+    });
 
     is($res->body, 'other', '/by_mirror: the request itself');
     is("$asked $also", '0 1', '/by_mirror: the mirrored one is refused');
@@ -462,7 +464,8 @@ like($g->get('/auth_basic')->header('WWW-Authenticate') || '', qr/^Basic realm/,
 success_is($g->get('/limit_req', @key), body(), '/limit_req: the first');
 comes_first('/limit_req', {}, 503, 'INTERNAL_ERROR',
             'Service temporarily unavailable');
-success_is($g->get('/limit_req_429', @key), body(), '/limit_req_429: the first');
+success_is($g->get('/limit_req_429', @key), body(),
+           '/limit_req_429: the first');
 comes_first('/limit_req_429', {}, 429, 'RATE_LIMITED', 'Rate limit exceeded');
 
 # A request is one request, though it leads to another.

@@ -54,8 +54,8 @@ my @bodies = (
         'null', 'true', '{}', '[]', '[[],[[]]]', '{"":""}', '{"a":{"a":1}}',
         '[null,true,false,0,"",{}]', '{"b":1,"a":2,"B":3}'),
 
-    [ 'blanks',        "{ \"contacts\" : [ ] ,\t\"total\":0\n,\r\"limit\":20 }" ],
-    [ 'blanks around', "\r\n\t {\"contacts\":[],\"total\":0,\"limit\":20}\n\n" ],
+    [ 'blanks',        qq({ "contacts" : [ ] ,\t"total":0\n,\r"limit":20 }) ],
+    [ 'blanks around', qq(\r\n\t {"contacts":[],"total":0,"limit":20}\n\n) ],
     [ 'no blanks',     '{"contacts":[],"total":0,"limit":20}' ],
     [ 'another order', '{"limit":20,"total":0,"contacts":[]}' ],
     [ 'more members',  '{"next":null,"contacts":[],"total":0,"limit":20,'
@@ -160,7 +160,8 @@ is_deeply([ grep { keys %$_ > 1 } values %etag ], [], 'one ETag, one body');
 
 # However it is asked for.
 
-for my $n (grep { $bodies[$_][0] =~ /^(?:700|8193|262144) bytes/ } 0 .. $#bodies)
+for my $n (grep { $bodies[$_][0] =~ /^(?:700|8193|262144) bytes/ }
+           0 .. $#bodies)
 {
     my ($name, $body) = @{ $bodies[$n] };
     my $path = "/v1/contacts?n=$n&way=0";

@@ -35,8 +35,11 @@ sub date {
 # What is expected: freshness in seconds, then for how long a stale copy may be
 # used; NO is not stored.
 
-sub fresh { my ($fresh, $stale) = @_;
-            return { fresh => $fresh, stale => defined $stale ? $stale : STALE } }
+sub fresh {
+    my ($fresh, $stale) = @_;
+
+    return { fresh => $fresh, stale => defined $stale ? $stale : STALE };
+}
 
 my $NO = {};
 my $DEFAULT = fresh(VALID);

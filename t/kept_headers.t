@@ -13,7 +13,7 @@ use lib "$FindBin::Bin/lib";
 use Convotic::Test;
 
 my $SUNSET = 'Sat, 31 Oct 2026 23:59:59 GMT';
-my $SUCCESSOR = '<https://api.example.com/v2/contacts>; rel="successor-version"';
+my $SUCCESSOR = '<https://example.com/v2/contacts>; rel="successor-version"';
 my $POLICY = '<https://example.com/deprecation>; rel="deprecation"; '
              . 'type="text/html"';
 
@@ -194,7 +194,7 @@ $up->set(status => 410);
 
 for my $opt ({}, { method => 'HEAD' }, { h2 => 1 }, { version => '1.0' }) {
     my $res = ask('/bypassed?n=1', { %$opt });
-    my $name = join ' ', '410', %$opt;
+    my $name = join ' ', 'status 410', %$opt;
 
     error_is($res, 410, 'NOT_FOUND', 'Resource is no longer available', $name);
     is_deeply(lines($res), [ [ deprecation => 'true' ], [ sunset => $SUNSET ],

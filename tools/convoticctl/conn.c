@@ -45,6 +45,7 @@ static const conn_error_t  conn_errors[] = {
                 "password file" },
     { "NOPERM", "the user lacks a permission" },
     { "can't run this command", "the user lacks a permission" },
+    { "ACL failure in script", "the user lacks a permission" },
     { "WRONGTYPE", "the Redis key holds a value of another type" },
     { "OOM", "the server has reached its maxmemory" },
     { "LOADING", "the server is loading its data; try again later" },
