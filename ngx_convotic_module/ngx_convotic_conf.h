@@ -190,6 +190,7 @@ struct ngx_convotic_ctx_s {
 
     ngx_str_t                     held;          /* the upstream's own body */
     ngx_str_t                     replacement;   /* of an error's body */
+    unsigned                      unsure:1;      /* what body it will be */
     unsigned                      holding:1;     /* the header waits for it */
     unsigned                      replaced:1;    /* and it has been sent */
 };

@@ -86,7 +86,9 @@ ngx_convotic_filter_header(ngx_http_request_t *r)
         }
     }
 
-    if (ngx_convotic_filter_may_hold(r)) {
+    ctx->unsure = ngx_convotic_filter_may_hold(r);
+
+    if (ctx->unsure && r->method != NGX_HTTP_HEAD) {
         ctx->holding = 1;
         r->filter_need_in_memory = 1;
         return NGX_OK;
@@ -189,7 +191,6 @@ ngx_convotic_filter_may_hold(ngx_http_request_t *r)
 
     return r->headers_out.status < NGX_HTTP_INTERNAL_SERVER_ERROR
            && r->upstream
-           && r->method != NGX_HTTP_HEAD
            && r->headers_out.content_encoding == NULL
            && r->headers_out.content_length_n <= NGX_CONVOTIC_FILTER_HELD_MAX
            && type->len >= json.len
@@ -313,7 +314,12 @@ ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     ngx_convotic_filter_clean(r);
 
-    r->headers_out.content_length_n = ctx->replacement.len;
+    /* a GET's body may be another one, which a HEAD does not show */
+
+    r->headers_out.content_length_n =
+                                   (ctx->unsure && r->method == NGX_HTTP_HEAD)
+                                   ? -1 : (off_t) ctx->replacement.len;
+
     ngx_str_set(&r->headers_out.content_type, "application/json");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
     r->headers_out.content_type_lowcase = NULL;

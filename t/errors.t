@@ -743,6 +743,7 @@ my @documented = (
     [ 404, '{"error":{"code":"NOT_FOUND","message":"x"}' ],
     [ 404, '{"error":{"code":"NOT_FOUND","message":"x"}}}' ],
     [ 404, '{"error":{"code":"NOT_FOUND","message":"x"},"error":{}}' ],
+    [ 404, '{"error":{},"error":{"code":"NOT_FOUND","message":"x"}}' ],
     [ 404, "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"\xff\"}}" ],
     [ 404, error_body(NOT_FOUND => 'x' x 20000) ],
     [ 404, '[' x 5000 ],

@@ -181,7 +181,7 @@ for my $command ('HGETALL', 'GET convotic:gen', 'GET convotic:body') {
 
     $up->reset;
     $fake->reset;
-    $fake->script($command => { pass => 1, delay => 0.5 });
+    $fake->script($command => { pass => 1, delay => 2 });
 
     my @gone = map {
         my $conn = $nginx->connect;
