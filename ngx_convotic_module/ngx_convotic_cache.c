@@ -219,6 +219,10 @@ ngx_convotic_cache_store(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     len += binding.len + sizeof("stored \nfresh \nstale \netag \nlength \n\n")
            + 4 * NGX_INT64_LEN + answer->etag.len + answer->body.len;
 
+    if (len - answer->body.len > NGX_CONVOTIC_CACHE_OVERHEAD) {
+        return;
+    }
+
     p = ngx_pnalloc(r->pool, len);
     if (p == NULL) {
         return;

@@ -52,7 +52,7 @@ typedef struct {
     ngx_uint_t                    enabled;   /* locations with "convotic on" */
     ngx_uint_t                    statuses;  /* with "convotic_status" */
     ngx_uint_t                    host_is_read;  /* $host or $http_host */
-    size_t                        reply_max; /* bytes of one Redis reply */
+    size_t                        reply_max;     /* bytes of a body in Redis */
 } ngx_convotic_main_conf_t;
 
 
@@ -77,6 +77,7 @@ typedef struct {
     ngx_str_t                     cache_namespace;      /* in effect */
     ngx_uint_t                    host_in_namespace;
     ngx_uint_t                    uri_in_namespace;
+    ngx_uint_t                    try_files;     /* to be kept from running */
     ngx_str_t                     host;      /* Host for the upstream, if any */
 
     ngx_msec_t                    fill_timeout;

@@ -950,6 +950,12 @@ ngx_convotic_fill_done(ngx_http_request_t *sr, void *data, ngx_int_t rc)
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, sr->connection->log, 0,
                    "convotic fill done: %i", rc);
 
+    /* a file is still being read: it is finalized again */
+
+    if (rc == NGX_AGAIN && (sr->buffered || sr->postponed)) {
+        return rc;
+    }
+
     if (!fill->ended) {
         ngx_convotic_fill_end(fill, rc);
     }

@@ -44,6 +44,7 @@ typedef struct {
 static ngx_convotic_ctx_t *ngx_convotic_gate_enter(ngx_http_request_t *r);
 static ngx_int_t ngx_convotic_gate_run(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_gate_pass(ngx_http_request_t *r);
 static ngx_int_t ngx_convotic_gate_answer(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_gate_resume(ngx_convotic_ctx_t *ctx);
@@ -108,7 +109,7 @@ ngx_convotic_gate_handler(ngx_http_request_t *r)
         return NGX_AGAIN;
 
     case NGX_CONVOTIC_GATE_PASSED:
-        return NGX_DECLINED;
+        return ngx_convotic_gate_pass(r);
 
     case NGX_CONVOTIC_GATE_ANSWERED:
         return NGX_OK;
@@ -154,7 +155,7 @@ ngx_convotic_gate_run(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
             ctx->state = NGX_CONVOTIC_GATE_PASSED;
             ctx->content_handler = r->content_handler;
             r->content_handler = ngx_convotic_fill_handler;
-            return NGX_DECLINED;
+            return ngx_convotic_gate_pass(r);
         }
 
         if (ctx->state == NGX_CONVOTIC_GATE_CAME) {
@@ -196,6 +197,23 @@ ngx_convotic_gate_run(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
             return ngx_convotic_gate_answer(r, ctx);
         }
     }
+}
+
+
+/*
+ * "mirror" follows in this phase, and is welcome.  "try_files" would take the
+ * client's own request, with whatever it says of workspaces, to a place that
+ * no gate guards.
+ */
+
+static ngx_int_t
+ngx_convotic_gate_pass(ngx_http_request_t *r)
+{
+    ngx_convotic_loc_conf_t  *conf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+    return conf->try_files ? NGX_OK : NGX_DECLINED;
 }
 
 

@@ -24,6 +24,10 @@
 #define NGX_CONVOTIC_LIMIT_MAX        1000000
 #define NGX_CONVOTIC_BODY_MAX         (16 * 1024 * 1024)
 #define NGX_CONVOTIC_ZONE_MIN         (1024 * 1024)
+
+/* a body that was stored with a larger limit than today's is still read */
+#define NGX_CONVOTIC_REPLY_MIN        (1024 * 1024)
+
 #define NGX_CONVOTIC_ZONE_SIZE        (32 * 1024 * 1024)
 
 
@@ -65,7 +69,8 @@ static char *ngx_convotic_merge_platforms_error(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_merge_enabled(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
-static char *ngx_convotic_check_upstream(ngx_conf_t *cf);
+static char *ngx_convotic_check_upstream(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *clcf);
 static char *ngx_convotic_default_namespace(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static void ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf);
@@ -806,6 +811,8 @@ ngx_convotic_create_main_conf(ngx_conf_t *cf)
         return NULL;
     }
 
+    mcf->reply_max = NGX_CONVOTIC_REPLY_MIN;
+
     mcf->digest = ngx_convotic_digest_create(cf->pool);
     if (mcf->digest == NULL) {
         return NULL;
@@ -1017,7 +1024,7 @@ ngx_convotic_merge_enabled(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
     mcf->enabled++;
     mcf->reply_max = ngx_max(mcf->reply_max, conf->cache_max_size);
 
-    if (ngx_convotic_check_upstream(cf) != NGX_CONF_OK) {
+    if (ngx_convotic_check_upstream(cf, conf) != NGX_CONF_OK) {
         return NGX_CONF_ERROR;
     }
 
@@ -1045,13 +1052,16 @@ ngx_convotic_merge_enabled(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
  */
 
 static char *
-ngx_convotic_check_upstream(ngx_conf_t *cf)
+ngx_convotic_check_upstream(ngx_conf_t *cf, ngx_convotic_loc_conf_t *clcf)
 {
     ngx_uint_t                 i;
     const char                *name;
     ngx_module_t             **modules;
     ngx_http_conf_ctx_t       *ctx;
     ngx_http_upstream_conf_t  *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
 
     modules = cf->cycle->modules;
     ctx = cf->ctx;
@@ -1064,6 +1074,18 @@ ngx_convotic_check_upstream(ngx_conf_t *cf)
 
         name = modules[i]->name;
 
+        /* its configuration is a pointer to a list */
+
+        if (ngx_strcmp(name, "ngx_http_try_files_module") == 0
+            && *(void **) ctx->loc_conf[modules[i]->ctx_index] != NULL)
+        {
+            ngx_conf_log_error(NGX_LOG_WARN, cf, 0,
+                               "\"try_files\" has no effect where "
+                               "\"convotic\" is on: what it finds would not "
+                               "be guarded");
+            clcf->try_files = 1;
+        }
+
         if (ngx_strcmp(name, "ngx_http_proxy_module") != 0
             && ngx_strcmp(name, "ngx_http_fastcgi_module") != 0
             && ngx_strcmp(name, "ngx_http_scgi_module") != 0
@@ -1073,6 +1095,12 @@ ngx_convotic_check_upstream(ngx_conf_t *cf)
         }
 
         conf = ctx->loc_conf[modules[i]->ctx_index];
+
+        /* the others send HTTP_HOST by themselves */
+
+        if (conf->upstream && ngx_strcmp(name, "ngx_http_proxy_module") != 0) {
+            mcf->host_is_read = 1;
+        }
 
         if (conf->store > 0
 #if (NGX_HTTP_CACHE)
@@ -1244,6 +1272,7 @@ static ngx_int_t
 ngx_convotic_init(ngx_conf_t *cf)
 {
     size_t                      max;
+    ngx_msec_t                  resolver_timeout;
     ngx_http_handler_pt        *h;
     ngx_http_core_loc_conf_t   *clcf;
     ngx_http_core_main_conf_t  *cmcf;
@@ -1278,17 +1307,24 @@ ngx_convotic_init(ngx_conf_t *cf)
         return NGX_OK;
     }
 
-    mcf->host_is_read = ngx_convotic_host_is_read(cf);
+    if (ngx_convotic_host_is_read(cf)) {
+        mcf->host_is_read = 1;
+    }
 
     max = mcf->reply_max + NGX_CONVOTIC_CACHE_OVERHEAD
           + NGX_CONVOTIC_RESP_FEED;
 
+    /* merged for servers and locations only */
+
+    resolver_timeout = clcf->resolver_timeout;
+    ngx_conf_init_msec_value(resolver_timeout, 30000);
+
     ngx_convotic_redis_configure(mcf->keys, mcf->zone, max,
-                                 clcf->resolver, clcf->resolver_timeout);
+                                 clcf->resolver, resolver_timeout);
 
     if (mcf->bodies != mcf->keys) {
         ngx_convotic_redis_configure(mcf->bodies, mcf->zone, max,
-                                     clcf->resolver, clcf->resolver_timeout);
+                                     clcf->resolver, resolver_timeout);
     }
 
     return NGX_OK;

@@ -120,6 +120,7 @@ struct ngx_convotic_redis_s {
 
 
 static void ngx_convotic_redis_connect(ngx_convotic_redis_t *redis);
+static void ngx_convotic_redis_open_configured(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_resolve(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_resolve_handler(ngx_resolver_ctx_t *ctx);
 static void ngx_convotic_redis_open(ngx_convotic_redis_t *redis,
@@ -281,6 +282,10 @@ ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle)
     redis->check.log = &redis->log;
     redis->check.cancelable = 1;
 
+    /* the time is that of the configuration's reading, perhaps long ago */
+
+    ngx_time_update();
+
     ngx_convotic_redis_connect(redis);
 }
 
@@ -404,13 +409,8 @@ ngx_convotic_redis_run_id(ngx_convotic_redis_t *redis)
 static void
 ngx_convotic_redis_connect(ngx_convotic_redis_t *redis)
 {
-    ngx_addr_t  *addr;
-
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, &redis->log, 0,
                    "convotic redis connect \"%V\"", &redis->name);
-
-    /* covers the resolution, the connection and the greeting */
-    ngx_add_timer(&redis->timer, redis->conf.connect_timeout);
 
     /*
      * The addresses of the configuration serve until they have failed; with
@@ -421,6 +421,15 @@ ngx_convotic_redis_connect(ngx_convotic_redis_t *redis)
         ngx_convotic_redis_resolve(redis);
         return;
     }
+
+    ngx_convotic_redis_open_configured(redis);
+}
+
+
+static void
+ngx_convotic_redis_open_configured(ngx_convotic_redis_t *redis)
+{
+    ngx_addr_t  *addr;
 
     addr = &redis->addrs[redis->addr % redis->naddrs];
 
@@ -464,8 +473,9 @@ ngx_convotic_redis_resolve(ngx_convotic_redis_t *redis)
 static void
 ngx_convotic_redis_resolve_handler(ngx_resolver_ctx_t *ctx)
 {
-    u_char                 sockaddr[sizeof(ngx_sockaddr_t)];
+    ngx_sockaddr_t         sockaddr;
     socklen_t              socklen;
+    ngx_uint_t             gone;
     ngx_resolver_addr_t   *addr;
     ngx_convotic_redis_t  *redis;
 
@@ -477,20 +487,33 @@ ngx_convotic_redis_resolve_handler(ngx_resolver_ctx_t *ctx)
     redis->resolve = NULL;
 
     if (ctx->state || ctx->naddrs == 0) {
+        gone = (ctx->state == NGX_RESOLVE_NXDOMAIN);
+
+        ngx_log_error(NGX_LOG_INFO, &redis->log, 0, "\"%V\": %s",
+                      &redis->host, ngx_resolver_strerror(ctx->state));
+
         ngx_resolve_name_done(ctx);
-        ngx_convotic_redis_fail(redis, "its name could not be resolved");
+
+        if (gone) {
+            ngx_convotic_redis_fail(redis, "its name could not be resolved");
+            return;
+        }
+
+        /* a name server that is away is no reason to give up the address */
+
+        ngx_convotic_redis_open_configured(redis);
         return;
     }
 
     addr = &ctx->addrs[redis->addr % ctx->naddrs];
 
     socklen = addr->socklen;
-    ngx_memcpy(sockaddr, addr->sockaddr, socklen);
-    ngx_inet_set_port((struct sockaddr *) sockaddr, redis->port);
+    ngx_memcpy(&sockaddr, addr->sockaddr, socklen);
+    ngx_inet_set_port(&sockaddr.sockaddr, redis->port);
 
     ngx_resolve_name_done(ctx);
 
-    ngx_convotic_redis_open(redis, (struct sockaddr *) sockaddr, socklen);
+    ngx_convotic_redis_open(redis, &sockaddr.sockaddr, socklen);
 }
 
 
@@ -505,6 +528,10 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis,
 
     redis->log.action = "connecting to Redis";
     redis->state = NGX_CONVOTIC_REDIS_CONNECTING;
+
+    /* covers the connection and the greeting */
+    ngx_add_timer(&redis->timer, redis->conf.connect_timeout);
+
     redis->number++;
     redis->run_id.len = 0;
 
@@ -1270,6 +1297,14 @@ ngx_convotic_redis_timer_handler(ngx_event_t *ev)
     /* a worker that was busy may be the one that is late */
 
     number = redis->number;
+
+#if (NGX_HAVE_EPOLLRDHUP)
+
+    /* not told yet by the event loop, the reply may have come all the same */
+
+    redis->connection->read->available = -1;
+
+#endif
 
     ngx_convotic_redis_read_handler(redis->connection->read);
 

@@ -518,14 +518,10 @@ for my $path ('/in/error_page', '/in/error_named', '/in/rewrite') {
 }
 
 
-# Redirections out of it: the gate stands before try_files, behind rewrite.
+# Redirections out of it: try_files leads nowhere, for what it finds is not
+# guarded; rewrite comes before the gate.
 
-for my $case (
-    [ '/out/try_files', sub { is($_[0]->body, 'other', $_[1]) } ],
-    [ '/out/try_named', sub { is($_[0]->body, 'other', $_[1]) } ],
-    [ '/out/try_404', sub { error_is($_[0], @NOT_FOUND, $_[1]) } ],
-) {
-    my ($path, $check) = @$case;
+for my $path (qw(/out/try_files /out/try_named /out/try_404)) {
 
     for my $refused ([ [], @MISSING ], [ [ 'X-API-Key' => 'x' ], @INVALID ]) {
         my ($headers, @error) = @$refused;
@@ -537,9 +533,12 @@ for my $case (
 
     my ($res, $asked) = effects(sub { $g->get($path, @key) });
 
-    $check->($res, "$path: with a key");
-    is($asked, 0, "$path: the upstream is not asked");
+    success_is($res, body(), "$path: with a key");
+    cmp_ok($asked, '<=', 1, "$path: nobody but the upstream is asked");
 }
+
+ok($g->wait_log(qr/"try_files" has no effect where "convotic" is on/),
+   'try_files: said at the start');
 
 is($g->get('/out/rewrite')->body, 'other', '/out/rewrite');
 error_is($g->get('/out/error_page'), @MISSING, 'error_page has no part in it');

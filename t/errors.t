@@ -135,7 +135,8 @@ http {
         location /json/       { default_type application/json;
                                 return 404 '{"error":"bare"}'; }
 
-        location /up/         { proxy_pass http://up/;
+        location /up/         { proxy_pass http://up/; }
+        location /late/       { proxy_pass http://up/;
                                 proxy_read_timeout 200ms; }
         location /unbuffered/ { proxy_pass http://up/; proxy_buffering off; }
         location /kept/       { proxy_pass http://up/; proxy_http_version 1.1;
@@ -313,7 +314,7 @@ my @usual = (
     [ 'a refused connection',    '/refused/', {}, [], 502 ],
     [ 'FastCGI refused',         '/fastcgi/', {}, [], 502 ],
     [ 'a proxy to nowhere',      '/noname/', {}, [], 500 ],
-    [ 'a proxy in vain',         '/up/999', {}, [], 504 ],
+    [ 'a proxy in vain',         '/late/999', {}, [], 504 ],
     [ 'a file as error page',    '/page/none', {}, [], 404 ],
     [ 'a file, another status',  '/page410/none', {}, [], 410 ],
     [ 'a named location',        '/named/none', {}, [], 404 ],

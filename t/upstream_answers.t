@@ -16,6 +16,7 @@ use constant {
     MAX       => 16384,                 # convotic_cache_max_size here
     BATCH     => 100,                   # connections at the same time
     PROCESSES => 4,
+    PATIENCE  => 150,                   # s, for all of them
 };
 
 my @INVALID = (502, 'INTERNAL_ERROR',
@@ -522,7 +523,7 @@ sub refused_over_h2 {
             $g->get(path($place, $names->[$_]), { h2 => 1 },
                     'X-API-Key' => $g->key), @error) ]) }
             grep { $_ % PROCESSES == $i } 0 .. $#$names };
-    });
+    }, PATIENCE);
 
     my %faults = map { %$_ } @faults;
 
