@@ -587,6 +587,14 @@ http {
     }
 
     server {
+        listen 127.0.0.1:%%SSL_PORT%% ssl;
+        ssl_certificate %%CERT%%;
+        ssl_certificate_key %%CERT_KEY%%;
+        convotic_errors on;
+        error_page 497 =301 https://example.com$request_uri;
+    }
+
+    server {
         listen 127.0.0.1:%%PORT_hasty%%;
         convotic_errors on;
         client_header_timeout 200ms;
@@ -615,6 +623,11 @@ is($levels->get('/proxied/none')->status . $levels->get('/proxied/none')->body,
 is($levels->get('/file.txt')->body, 'x' x 100, 'a file is left alone');
 is($levels->get('/file.txt', Range => 'bytes=0-9')->status, 206,
    'a part of it, too');
+
+my $plain = $levels->get('/x?y', { port => $levels->ssl_port });
+
+is($plain->status . ' ' . ($plain->header('Location') || ''),
+   '301 https://example.com/x?y', 'plain HTTP led to TLS is left alone');
 
 my $not_found = qr/^<html>.*404 Not Found/s;
 

@@ -22,7 +22,7 @@ my $MS = 500 * $Convotic::Process::FACTOR;
 
 my $t = Convotic::Test->new;
 my $up = $t->upstream;
-my $redis = $t->redis('keys', 'bind 127.0.0.1 127.0.0.2');
+my $redis = $t->redis('keys', 'bind 127.0.0.1 127.0.0.2 127.0.0.3');
 my $port = $redis->port;
 my $key = test_key('acme');
 my $body = contacts_body(workspace => 'acme', limit => 2);
@@ -138,18 +138,24 @@ my $nginx = gateway();
 
 well_ok($nginx, 'at the address of the configuration');
 is(where_is(), '127.0.0.1', 'which is that of localhost');
-is(asked(), 0, 'the resolver is not asked while all is well');
+
+# localhost may have an IPv6 address too, which fails at the start
+
+my $asked = asked();
+$nginx->contacts("limit=$_") for 2 .. 4;
+is(asked(), $asked, 'the resolver is not asked while all is well');
 
 names_say('127.0.0.2');
 move_to('127.0.0.2');
 well_ok($nginx, 'moved, and found by its name');
 is(where_is(), '127.0.0.2', 'at its new address');
-cmp_ok(asked(), '>', 0, 'of the resolver');
+cmp_ok(asked(), '>', $asked, 'of the resolver');
 
 
 # The resolver fails, and tells in the end.
+# Never back at the address of the configuration, which is tried unasked.
 
-my @homes = ('127.0.0.1', '127.0.0.2');
+my @homes = ('127.0.0.3', '127.0.0.2');
 
 for my $fault (qw(nxdomain silent noise)) {
     my $home = $homes[0];
@@ -171,7 +177,8 @@ for my $fault (qw(nxdomain silent noise)) {
     is(where_is(), $home, "$fault: at its new address");
 }
 
-ok($nginx->wait_log(qr/could not be resolved/), 'the log says why');
+ok($nginx->wait_log(qr/could not be resolved|localhost": /),
+   'the log says why');
 
 
 # Two addresses, of which one is right.
@@ -184,7 +191,7 @@ well_ok($nginx, 'two addresses: the right one is found');
 # Reloads and the end do not wait for the name.
 
 names_say('silent');
-move_to('127.0.0.2');
+move_to($homes[1]);
 wait_until(sub { $nginx->contacts('limit=2')->status == 503 }, BACK);
 ok($nginx->reload(gone => 1), 'a reload while the name is asked for');
 
