@@ -1184,6 +1184,16 @@ ngx_convotic_redis_replies(ngx_convotic_redis_t *redis)
         rc = ngx_convotic_resp_next(redis->reader, &reply);
 
         if (rc == NGX_AGAIN) {
+
+            /* an exiting worker does not wait for a timer without a reason */
+
+            if (ngx_exiting && redis->timer.timer_set
+                && ngx_queue_empty(&redis->sent)
+                && ngx_queue_empty(&redis->pending))
+            {
+                ngx_del_timer(&redis->timer);
+            }
+
             return NGX_OK;
         }
 

@@ -252,14 +252,25 @@ static void *
 ngx_convotic_resp_create_array(const redisReadTask *task,
     ngx_convotic_resp_count_t n)
 {
-    size_t                size;
-    ngx_convotic_resp_t  *reply;
+    size_t                       size;
+    ngx_convotic_resp_t         *reply;
+    ngx_convotic_resp_reader_t  *reader;
+
+    reader = task->privdata;
+
+    if (task->parent == NULL) {
+        reader->elements = 0;
+    }
+
+    /* all that were announced, for each has its place from now on */
 
     if (task->type != REDIS_REPLY_ARRAY
-        || (size_t) n > NGX_CONVOTIC_RESP_ELEMENTS)
+        || (size_t) n > NGX_CONVOTIC_RESP_ELEMENTS - reader->elements)
     {
         return NULL;
     }
+
+    reader->elements += (size_t) n;
 
     size = (size_t) n * sizeof(ngx_convotic_resp_t *);
 
@@ -338,14 +349,6 @@ ngx_convotic_resp_add(const redisReadTask *task,
     ngx_convotic_resp_reader_t  *reader;
 
     reader = task->privdata;
-
-    if (task->parent == NULL) {
-        reader->elements = 0;
-    }
-
-    if (++reader->elements > NGX_CONVOTIC_RESP_ELEMENTS) {
-        return NULL;
-    }
 
     reply = ngx_alloc(sizeof(ngx_convotic_resp_t) + extra, reader->log);
     if (reply == NULL) {
