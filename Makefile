@@ -67,7 +67,8 @@ $(TREE)/objs/Makefile: $(BUILD)/.for config
 
 $(BUILD)/ngx_convotic_module.so: $(TREE)/objs/Makefile $(SOURCES)
 	$(MAKE) -C $(TREE) -f objs/Makefile modules
-	cp $(TREE)/objs/ngx_convotic_module.so $@
+	cp $(TREE)/objs/ngx_convotic_module.so $@.new
+	mv $@.new $@
 
 $(BUILD)/convoticctl: $(wildcard tools/convoticctl/*.[ch]) $(BUILD)/.for
 	$(CC) $(CFLAGS) -Wall -Wextra -Werror $(SANITIZERS) -o $@ \

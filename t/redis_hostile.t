@@ -26,7 +26,7 @@ my $SERVER = "convotic_redis %%REDIS%% connect_timeout=${MS}ms timeout=${MS}ms;"
 # What is no RESP2.
 
 my %broken = (
-    'two milliards of elements'  => "*2147483647\r\n",
+    'two billion elements'  => "*2147483647\r\n",
     'more than 32 bits'          => "*4294967296\r\n",
     'more than 64 bits'          => "*99999999999999999999\r\n",
     'more elements than any'     => "*100000\r\n",
@@ -256,7 +256,7 @@ next_case();
 # Behind the key, the upstream helps out.
 
 for my $command ('GET convotic:gen', 'GET convotic:body') {
-    for my $name ('a string of 10 GB', 'two milliards of elements', 'HTTP',
+    for my $name ('a string of 10 GB', 'two billion elements', 'HTTP',
                   'a line without an end', 'a RESP3 map')
     {
         $fake->set(broken => [ $command => $name ]);
@@ -335,7 +335,7 @@ for my $part ('*', "*6\r\n", "*6\r\n\$2\r\nid\r\n", '$', "\$5\r\nact", ':1', '+O
 # A greeting of that kind.
 
 for my $command (qw(CLIENT INFO ROLE PING)) {
-    for my $name ('two milliards of elements', 'HTTP', 'a RESP3 map',
+    for my $name ('two billion elements', 'HTTP', 'a RESP3 map',
                   'a line without an end', 'a string of 10 GB', 'arrays in arrays')
     {
         next_worker();
