@@ -75,6 +75,8 @@ static void ngx_convotic_fill_cleanup(void *data);
 static void ngx_convotic_fill_refuse(ngx_convotic_fill_t *fill,
     ngx_uint_t status, const char *why);
 static void ngx_convotic_fill_event_handler(ngx_event_t *ev);
+static ngx_uint_t ngx_convotic_fill_identified(ngx_convotic_fill_t *fill,
+    ngx_http_upstream_t *u);
 static void ngx_convotic_fill_inspect(ngx_convotic_fill_t *fill,
     ngx_http_request_t *sr);
 static void ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
@@ -622,6 +624,13 @@ ngx_convotic_fill_header(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
         }
     }
 
+    if (u && !ngx_convotic_fill_identified(fill, u)) {
+        ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                 "\"proxy_set_header\" took the workspace "
+                                 "from its request");
+        return NGX_OK;
+    }
+
     if (sr->uri_changes != NGX_HTTP_MAX_URI_CHANGES + 1) {
         ngx_convotic_fill_refuse(fill, NGX_HTTP_BAD_GATEWAY,
                                  "it was redirected within nginx");
@@ -674,6 +683,36 @@ ngx_convotic_fill_header(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
     }
 
     return NGX_OK;
+}
+
+
+/*
+ * A "proxy_set_header X-Convotic-Workspace" stands in for the header of ours:
+ * the upstream has then answered nobody, or somebody else.
+ */
+
+static ngx_uint_t
+ngx_convotic_fill_identified(ngx_convotic_fill_t *fill,
+    ngx_http_upstream_t *u)
+{
+    u_char      line[sizeof("\nX-Convotic-Workspace: \r")
+                     + NGX_CONVOTIC_NAME_LEN];
+    ngx_buf_t  *b;
+
+    /* the others have no lines */
+
+    if (u->request_bufs == NULL || u->schema.len < 4
+        || ngx_strncmp(u->schema.data, "http", 4) != 0)
+    {
+        return 1;
+    }
+
+    b = u->request_bufs->buf;
+
+    ngx_sprintf(line, "\nX-Convotic-Workspace: %V\r%Z",
+                &fill->ctx->workspace);
+
+    return ngx_strnstr(b->start, (char *) line, b->last - b->start) != NULL;
 }
 
 
