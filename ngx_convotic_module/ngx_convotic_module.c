@@ -75,7 +75,6 @@ static char *ngx_convotic_default_namespace(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static void ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf);
 static ngx_uint_t ngx_convotic_host_is_read(ngx_conf_t *cf);
-static ngx_int_t ngx_convotic_add_variables(ngx_conf_t *cf);
 static ngx_int_t ngx_convotic_init(ngx_conf_t *cf);
 static ngx_int_t ngx_convotic_init_process(ngx_cycle_t *cycle);
 static void ngx_convotic_exit_process(ngx_cycle_t *cycle);
@@ -246,7 +245,7 @@ static ngx_command_t  ngx_convotic_commands[] = {
 
 
 static ngx_http_module_t  ngx_convotic_module_ctx = {
-    ngx_convotic_add_variables,            /* preconfiguration */
+    ngx_convotic_variables_add,            /* preconfiguration */
     ngx_convotic_init,                     /* postconfiguration */
 
     ngx_convotic_create_main_conf,         /* create main configuration */
@@ -1258,13 +1257,6 @@ ngx_convotic_host_is_read(ngx_conf_t *cf)
     }
 
     return 0;
-}
-
-
-static ngx_int_t
-ngx_convotic_add_variables(ngx_conf_t *cf)
-{
-    return ngx_convotic_variables_add(cf);
 }
 
 
