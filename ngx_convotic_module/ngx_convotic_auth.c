@@ -1,18 +1,22 @@
 
 /*
- * Owns the verdict on an API key: the header, the look-up of its digest, and
- * the reading of the record, field by field.  The key itself is never
- * logged, stored or sent.
+ * Owns the verdict on an API key: the header, the look-up of its digest in
+ * the zone and in Redis, and the reading of the record, field by field.  The
+ * key itself is never logged, stored or sent.
  *
  * There are three verdicts.  Valid and denied take a whole, well-formed
- * answer of a store that has convotic:meta; everything else is unsure.
+ * answer of a store that has convotic:meta; everything else is unsure, and
+ * then what was known last may still do, for "convotic_key_stale".
  */
 
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_digest.h"
+#include "ngx_convotic_headers.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
+#include "ngx_convotic_records.h"
+#include "ngx_convotic_flight.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_auth.h"
 
@@ -27,6 +31,9 @@
 
 #define NGX_CONVOTIC_AUTH_TEXT_MAX     1024
 
+/* who looks a key up is not waited for any longer: Redis answers or fails */
+#define NGX_CONVOTIC_AUTH_WAIT         5000    /* ms */
+
 
 typedef ngx_int_t (*ngx_convotic_auth_field_pt)(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
@@ -38,6 +45,13 @@ typedef struct {
 } ngx_convotic_auth_field_t;
 
 
+static ngx_convotic_records_e ngx_convotic_auth_lookup(
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_auth_fetch(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_auth_ask(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_auth_identify(ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_auth_header(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_str_t *key);
 static ngx_uint_t ngx_convotic_auth_well_formed(ngx_str_t *key);
@@ -58,8 +72,8 @@ static ngx_int_t ngx_convotic_auth_id(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
 static ngx_int_t ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
-static ngx_int_t ngx_convotic_auth_name(ngx_convotic_ctx_t *ctx,
-    ngx_str_t *value, ngx_str_t *copy);
+static ngx_int_t ngx_convotic_auth_name(ngx_str_t *value, u_char *copy,
+    uint16_t *len);
 static ngx_int_t ngx_convotic_auth_status(ngx_convotic_ctx_t *ctx,
     ngx_str_t *value);
 static ngx_int_t ngx_convotic_auth_rate(ngx_convotic_ctx_t *ctx,
@@ -93,29 +107,145 @@ static const ngx_convotic_auth_field_t  ngx_convotic_auth_fields[] = {
 ngx_int_t
 ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    u_char                    *p;
     ngx_int_t                  rc;
-    ngx_str_t                  key, meta[2], record[2], ping[2];
+    ngx_str_t                  key;
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (!ctx->hashed) {
+        rc = ngx_convotic_auth_header(r, ctx, &key);
+
+        if (rc != NGX_OK) {
+            return rc;
+        }
+
+        if (ngx_convotic_digest(mcf->digest, &key, 1, ctx->key_digest)
+            != NGX_OK)
+        {
+            return NGX_ERROR;
+        }
+
+        ctx->hashed = 1;
+    }
+
+    switch (ngx_convotic_auth_lookup(ctx)) {
+
+    case NGX_CONVOTIC_RECORDS_FRESH:
+        ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_KNOWN_VALID);
+        return ngx_convotic_auth_identify(ctx);
+
+    case NGX_CONVOTIC_RECORDS_DENIED:
+        ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_KNOWN_DENIED);
+        return ngx_convotic_auth_deny(ctx);
+
+    case NGX_CONVOTIC_RECORDS_AGED:
+        ctx->aged = 1;
+        break;
+
+    default: /* NGX_CONVOTIC_RECORDS_NONE */
+        ctx->aged = 0;
+    }
+
+    return ngx_convotic_auth_fetch(r, ctx);
+}
+
+
+static ngx_convotic_records_e
+ngx_convotic_auth_lookup(ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_loc_conf_t      *conf;
+    ngx_convotic_main_conf_t     *mcf;
+    ngx_convotic_records_ages_t   ages;
+
+    conf = ngx_http_get_module_loc_conf(ctx->request, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    ages.valid = conf->key_valid;
+    ages.invalid = conf->key_invalid;
+    ages.stale = conf->key_stale;
+
+    return ngx_convotic_records_key_lookup(mcf->zone, ctx->key_digest, &ages,
+                                           &ctx->record);
+}
+
+
+/* one look-up of a key at a time; whoever has waited for one does not again */
+
+static ngx_int_t
+ngx_convotic_auth_fetch(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_woken_e       woken;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    woken = ctx->waiter.woken;
+    ctx->waiter.woken = NGX_CONVOTIC_WOKEN_NOT;
+
+    switch (woken) {
+
+    case NGX_CONVOTIC_WOKEN_NOT:
+
+        if (conf->key_valid == 0) {
+            break;
+        }
+
+        switch (ngx_convotic_flight_join(mcf->flights, ctx,
+                                         NGX_CONVOTIC_FLIGHT_KEY,
+                                         ctx->key_digest,
+                                         NGX_CONVOTIC_AUTH_WAIT,
+                                         NGX_CONVOTIC_AUTH_WAIT))
+        {
+        case NGX_AGAIN:
+            return NGX_AGAIN;
+
+        case NGX_BUSY:
+            return ngx_convotic_auth_unsure(ctx);
+
+        case NGX_ERROR:
+            return NGX_ERROR;
+        }
+
+        break;
+
+    case NGX_CONVOTIC_WOKEN_ENDED:
+        break;
+
+    default: /* NGX_CONVOTIC_WOKEN_FAILED, NGX_CONVOTIC_WOKEN_LATE */
+
+        /* what it may wait for next is something else */
+
+        ctx->waiter.late = 0;
+        return ngx_convotic_auth_unsure(ctx);
+    }
+
+    return ngx_convotic_auth_ask(r, ctx);
+}
+
+
+static ngx_int_t
+ngx_convotic_auth_ask(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    u_char                    *p;
+    ngx_str_t                  meta[2], record[2], ping[2];
     ngx_uint_t                 i;
     ngx_convotic_main_conf_t  *mcf;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    rc = ngx_convotic_auth_header(r, ctx, &key);
-
-    if (rc != NGX_OK) {
-        return rc;
-    }
-
-    if (ngx_convotic_digest_hex(mcf->digest, &key, 1, ctx->key_hash)
-        != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
+    ngx_hex_dump(ctx->key_hash, ctx->key_digest, NGX_CONVOTIC_DIGEST_LEN);
 
     p = ngx_pnalloc(r->pool, 2 * mcf->prefix.len + sizeof("metakey:") - 1
                              + NGX_CONVOTIC_HEX_LEN);
     if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->fetched = ngx_pcalloc(r->pool, sizeof(ngx_convotic_record_t));
+    if (ctx->fetched == NULL) {
         return NGX_ERROR;
     }
 
@@ -142,6 +272,8 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     ngx_str_set(&ping[0], "PING");
     ping[1].data = ctx->key_hash;
     ping[1].len = NGX_CONVOTIC_HEX_LEN;
+
+    ngx_convotic_records_mark(mcf->zone, ctx->key_digest, &ctx->mark);
 
     ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, record,
                                             ngx_convotic_auth_record_handler,
@@ -170,19 +302,50 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         }
     }
 
-    return ngx_convotic_auth_unsure(ctx);
+    ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
+
+    return ngx_convotic_auth_done(r, ctx);
 }
 
 
 ngx_int_t
 ngx_convotic_auth_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
+    ngx_str_t                 *run_id;
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (ctx->verdict != NGX_CONVOTIC_AUTH_UNSURE) {
+        run_id = ngx_convotic_redis_run_id(mcf->keys);
+
+        ngx_convotic_records_key_store(mcf->zone, ctx->key_digest, &ctx->mark,
+                                   run_id,
+                                   ctx->verdict == NGX_CONVOTIC_AUTH_VALID
+                                   ? ctx->fetched : NULL);
+    }
+
+    if (ctx->flight) {
+        ngx_convotic_flight_end(mcf->flights, ctx,
+                                ctx->verdict == NGX_CONVOTIC_AUTH_UNSURE
+                                ? NGX_CONVOTIC_FLIGHT_ERROR
+                                : NGX_CONVOTIC_FLIGHT_ENDED,
+                                NULL, NULL);
+    }
+
     switch (ctx->verdict) {
 
     case NGX_CONVOTIC_AUTH_VALID:
-        return NGX_OK;
+        ctx->record = *ctx->fetched;
+        return ngx_convotic_auth_identify(ctx);
 
     case NGX_CONVOTIC_AUTH_DENIED:
+
+        /* for the log: whose it is */
+
+        ctx->record = *ctx->fetched;
+        (void) ngx_convotic_auth_identify(ctx);
+
         ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
                       "key %*s... is refused", (size_t) 12, ctx->key_hash);
 
@@ -195,35 +358,36 @@ ngx_convotic_auth_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
 
 static ngx_int_t
+ngx_convotic_auth_identify(ngx_convotic_ctx_t *ctx)
+{
+    ctx->key_id.data = ctx->record.id;
+    ctx->key_id.len = ctx->record.id_len;
+
+    ctx->workspace.data = ctx->record.workspace;
+    ctx->workspace.len = ctx->record.workspace_len;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
 ngx_convotic_auth_header(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_str_t *key)
 {
-    ngx_uint_t        i, n;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *header;
+    ngx_uint_t               n;
+    ngx_table_elt_t         *header;
+    ngx_convotic_headers_t   it;
+
+    static ngx_str_t  name = ngx_string("X-API-Key");
 
     n = 0;
-    part = &r->headers_in.headers.part;
-    header = part->elts;
 
-    for (i = 0; /* void */ ; i++) {
+    ngx_convotic_headers_start(&it, &r->headers_in.headers);
 
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
+    while ((header = ngx_convotic_headers_next(&it)) != NULL) {
 
-            part = part->next;
-            header = part->elts;
-            i = 0;
-        }
-
-        if (header[i].key.len == sizeof("X-API-Key") - 1
-            && ngx_strncasecmp(header[i].key.data, (u_char *) "X-API-Key",
-                               sizeof("X-API-Key") - 1)
-               == 0)
-        {
-            *key = header[i].value;
+        if (ngx_convotic_headers_is(header, &name)) {
+            *key = header->value;
             n++;
         }
     }
@@ -282,9 +446,31 @@ ngx_convotic_auth_deny(ngx_convotic_ctx_t *ctx)
 }
 
 
+/* what was known last, if that may still be used */
+
 static ngx_int_t
 ngx_convotic_auth_unsure(ngx_convotic_ctx_t *ctx)
 {
+    ngx_convotic_records_e     found;
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    /* it may have been changed while Redis was asked */
+
+    if (ctx->aged) {
+        found = ngx_convotic_auth_lookup(ctx);
+
+        ctx->aged = (found == NGX_CONVOTIC_RECORDS_AGED
+                     || found == NGX_CONVOTIC_RECORDS_FRESH);
+    }
+
+    if (ctx->aged) {
+        ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_KNOWN_AGED);
+
+        return ngx_convotic_auth_identify(ctx);
+    }
+
     ngx_convotic_error_set(&ctx->answer, NGX_HTTP_SERVICE_UNAVAILABLE);
     ctx->answer.retry_after = NGX_CONVOTIC_RETRY_AFTER;
 
@@ -493,14 +679,27 @@ ngx_convotic_auth_find(ngx_convotic_resp_t *reply, const ngx_str_t *field,
 static ngx_int_t
 ngx_convotic_auth_id(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
 {
-    return ngx_convotic_auth_name(ctx, value, &ctx->key_id);
+    return ngx_convotic_auth_name(value, ctx->fetched->id,
+                                  &ctx->fetched->id_len);
 }
 
 
 static ngx_int_t
 ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
 {
-    return ngx_convotic_auth_name(ctx, value, &ctx->workspace);
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    if (ngx_convotic_digest(mcf->digest, value, 1,
+                            ctx->fetched->workspace_digest)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    return ngx_convotic_auth_name(value, ctx->fetched->workspace,
+                                  &ctx->fetched->workspace_len);
 }
 
 
@@ -510,8 +709,7 @@ ngx_convotic_auth_workspace(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
  */
 
 static ngx_int_t
-ngx_convotic_auth_name(ngx_convotic_ctx_t *ctx, ngx_str_t *value,
-    ngx_str_t *copy)
+ngx_convotic_auth_name(ngx_str_t *value, u_char *copy, uint16_t *len)
 {
     size_t  i;
     u_char  ch;
@@ -533,12 +731,8 @@ ngx_convotic_auth_name(ngx_convotic_ctx_t *ctx, ngx_str_t *value,
         return NGX_ERROR;
     }
 
-    copy->data = ngx_pstrdup(ctx->request->pool, value);
-    if (copy->data == NULL) {
-        return NGX_ERROR;
-    }
-
-    copy->len = value->len;
+    ngx_memcpy(copy, value->data, value->len);
+    *len = (uint16_t) value->len;
 
     return NGX_OK;
 }
@@ -570,7 +764,13 @@ ngx_convotic_auth_rate(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
 
     n = ngx_convotic_auth_number(value);
 
-    return (n >= 1 && n <= NGX_CONVOTIC_AUTH_RATE_MAX) ? NGX_OK : NGX_ERROR;
+    if (n < 1 || n > NGX_CONVOTIC_AUTH_RATE_MAX) {
+        return NGX_ERROR;
+    }
+
+    ctx->fetched->rate = (ngx_uint_t) n;
+
+    return NGX_OK;
 }
 
 
@@ -584,6 +784,8 @@ ngx_convotic_auth_expires(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
     if (n < 0 || n > NGX_CONVOTIC_AUTH_EXPIRES_MAX) {
         return NGX_ERROR;
     }
+
+    ctx->fetched->expires = n;
 
     return (n > (int64_t) ngx_time()) ? NGX_OK : NGX_DECLINED;
 }

@@ -1,45 +1,33 @@
 
 /*
- * Owns bodies in Redis: their keys, generations and envelopes.
+ * Owns the way of a request through the cache: the generation of its
+ * workspace, the copies of its body here and in Redis, and, if there is none
+ * or it has aged, who fetches the next one.
  *
- * An envelope is text: lines that bind it, lines about it, an empty line,
- * and the body as the upstream sent it.
+ * A body is found in the first level, then in Redis.  For a fetch a request
+ * first leads the flight of its node, then asks for a lease in Redis, which
+ * keeps other nodes from the same, and looks for the body once more behind
+ * it: whoever had the lease before has stored it by then.  The workspace,
+ * the generation, the server that told it, the namespace and the query bind a
+ * body; a copy is used if all are the request's own.
  *
- *     convotic-body 1
- *     workspace acme
- *     generation 1774878120000000
- *     run-id 5b0c...
- *     namespace api.example.com /v1/contacts
- *     query platform=line&limit=10
- *     stored 1774878125123
- *     fresh 30000
- *     stale 300000
- *     etag "3f0b..."
- *     header Sunset: Sat, 31 Dec 2026 23:59:59 GMT
- *     length 4801
- *
- * The first six, from "convotic-body" to "query", are made from the request
- * that reads and compared as bytes: what was not stored for this workspace,
- * generation, server, namespace and query is not there.  None of the values
- * can have a line's end in it.
+ * While Redis cannot say, the last known generation stands in, and where
+ * there is none, a local one that no other level and no other time has.
  */
 
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_digest.h"
+#include "ngx_convotic_gzip.h"
+#include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
+#include "ngx_convotic_records.h"
+#include "ngx_convotic_body.h"
+#include "ngx_convotic_local.h"
+#include "ngx_convotic_flight.h"
+#include "ngx_convotic_error.h"
 #include "ngx_convotic_cache.h"
 
-
-#define NGX_CONVOTIC_CACHE_MAGIC        "convotic-body "
-
-#define NGX_CONVOTIC_CACHE_HEADERS_MAX  32
-
-/* of an entity tag: 128 bits of the digest */
-#define NGX_CONVOTIC_CACHE_ETAG_HEX     32
-
-/* a copy from a clock that is this much ahead of ours is not believed */
-#define NGX_CONVOTIC_CACHE_SKEW         60000   /* ms */
 
 /*
  * A generation begins as the server's time in microseconds and has 16 digits
@@ -47,39 +35,108 @@
  * counted anew, and could repeat what was used before: it is replaced.
  */
 #define NGX_CONVOTIC_CACHE_DIGITS_MIN   16
-#define NGX_CONVOTIC_CACHE_DIGITS_MAX   19
+
+/* a copy is renewed when less than this part of its time is left */
+#define NGX_CONVOTIC_CACHE_AHEAD        10
+
+/*
+ * An expired copy is handed out, while it is being renewed, for as long again
+ * as it was fresh, and for so long at least; "convotic_cache_stale" bounds it.
+ */
+#define NGX_CONVOTIC_CACHE_BEHIND       10000   /* ms */
+
+/* a lease ends by itself: its holder may have died */
+#define NGX_CONVOTIC_CACHE_LEASE        3000    /* ms */
+
+/* between two questions for one, at first and at last */
+#define NGX_CONVOTIC_CACHE_PAUSE        10      /* ms */
+#define NGX_CONVOTIC_CACHE_PAUSE_MAX    100     /* ms */
+
+/* the flight of a fill ends by itself this much after the fill would have */
+#define NGX_CONVOTIC_CACHE_GRACE        5000    /* ms */
+
+/* digests of names that a worker remembers, and bytes of what they are of */
+#define NGX_CONVOTIC_CACHE_NAMES        256
+#define NGX_CONVOTIC_CACHE_NAME_LEN     184
+
+/* a gzip form that does not save a tenth is not worth its memory */
+#define NGX_CONVOTIC_CACHE_GZIP_MIN     256     /* bytes of a body */
 
 
-static void ngx_convotic_cache_confirm_handler(void *data,
-    ngx_convotic_resp_t *reply);
-static ngx_int_t ngx_convotic_cache_key(ngx_http_request_t *r,
-    ngx_convotic_ctx_t *ctx);
+struct ngx_convotic_cache_name_s {
+    size_t        ns_len;
+    size_t        query_len;         /* never 0 where there is one */
+    u_char        text[NGX_CONVOTIC_CACHE_NAME_LEN];
+    u_char        hex[NGX_CONVOTIC_HEX_LEN];
+};
+
+
 static ngx_int_t ngx_convotic_cache_namespace(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
+static ngx_convotic_records_e ngx_convotic_cache_known(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_generation_t *known);
+static void ngx_convotic_cache_use(ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_ask(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_came(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_offline(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_look(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_uint_t ngx_convotic_cache_is_fresh(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_consider(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_body_t *body);
+static ngx_int_t ngx_convotic_cache_take(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_fetch(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_behind(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_uint_t failing);
+static ngx_int_t ngx_convotic_cache_failed(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_stale(ngx_convotic_ctx_t *ctx,
+    ngx_uint_t confirmed);
+static ngx_int_t ngx_convotic_cache_found(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_cache_status_e status);
+static ngx_int_t ngx_convotic_cache_answer(ngx_convotic_ctx_t *ctx,
+    ngx_convotic_cache_status_e status);
+static ngx_int_t ngx_convotic_cache_lease(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_leased(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_lead(ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_cache_release(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_cache_timer_handler(ngx_event_t *ev);
 static void ngx_convotic_cache_generation_handler(void *data,
     ngx_convotic_resp_t *reply);
+static ngx_int_t ngx_convotic_cache_generation(ngx_convotic_ctx_t *ctx,
+    ngx_str_t *digits);
 static ngx_int_t ngx_convotic_cache_create(ngx_convotic_ctx_t *ctx);
-static ngx_int_t ngx_convotic_cache_generation_name(ngx_http_request_t *r,
-    ngx_convotic_ctx_t *ctx, ngx_str_t *name);
 static void ngx_convotic_cache_body_handler(void *data,
     ngx_convotic_resp_t *reply);
-static void ngx_convotic_cache_came(ngx_convotic_ctx_t *ctx);
-static ngx_int_t ngx_convotic_cache_binding(ngx_http_request_t *r,
-    ngx_convotic_ctx_t *ctx, ngx_str_t *binding);
-static ngx_int_t ngx_convotic_cache_open(ngx_http_request_t *r,
+static void ngx_convotic_cache_lease_handler(void *data,
+    ngx_convotic_resp_t *reply);
+static void ngx_convotic_cache_confirm_handler(void *data,
+    ngx_convotic_resp_t *reply);
+static void ngx_convotic_cache_replied(ngx_convotic_ctx_t *ctx);
+static ngx_uint_t ngx_convotic_cache_is_current(ngx_convotic_ctx_t *ctx,
+    ngx_convotic_generation_t *known);
+static ngx_int_t ngx_convotic_cache_body_name(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
-static ngx_uint_t ngx_convotic_cache_is_binding(u_char *p, u_char *last);
-static ngx_int_t ngx_convotic_cache_line(u_char **pos, u_char *last,
-    const char *name, ngx_str_t *value);
-static ngx_int_t ngx_convotic_cache_number(u_char **pos, u_char *last,
-    const char *name, int64_t *n);
-static ngx_int_t ngx_convotic_cache_headers(ngx_http_request_t *r,
-    u_char **pos, u_char *last, ngx_convotic_answer_t *copy);
-static ngx_uint_t ngx_convotic_cache_is_etag(ngx_str_t *etag);
-static int64_t ngx_convotic_cache_now(void);
+static ngx_int_t ngx_convotic_cache_body_hex(ngx_convotic_main_conf_t *mcf,
+    ngx_convotic_ctx_t *ctx, u_char *hex);
+static ngx_int_t ngx_convotic_cache_fetch_name(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_lock_name(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_cache_generation_name(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_str_t *name);
 
 
-static ngx_str_t  ngx_convotic_cache_script = ngx_string(
+static ngx_str_t  ngx_convotic_cache_create_script = ngx_string(
     "local g = redis.call('GET', KEYS[1]) "
     "if g and (#g >= 16 or not string.match(g, '^%d+$')) then return g end "
     "local t = redis.call('TIME') "
@@ -88,186 +145,254 @@ static ngx_str_t  ngx_convotic_cache_script = ngx_string(
     "return g");
 
 
+static ngx_str_t  ngx_convotic_cache_release_script = ngx_string(
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then "
+    "return redis.call('DEL', KEYS[1]) end "
+    "return 0");
+
+
+ngx_int_t
+ngx_convotic_cache_init(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
+{
+    mcf->names = ngx_pcalloc(cf->pool, NGX_CONVOTIC_CACHE_NAMES
+                                       * sizeof(ngx_convotic_cache_name_t));
+
+    return mcf->names ? NGX_OK : NGX_ERROR;
+}
+
+
 ngx_int_t
 ngx_convotic_cache_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    ngx_str_t                  get[2];
+    ngx_convotic_woken_e       woken;
     ngx_convotic_loc_conf_t   *conf;
-    ngx_convotic_main_conf_t  *mcf;
+    ngx_convotic_cache_ctx_t  *cache;
 
-    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
-    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+    cache = &ctx->cache;
 
-    ctx->cache.status = NGX_CONVOTIC_CACHE_BYPASS;
+    if (!cache->known) {
+        conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
 
-    if (!conf->cache
-        || ngx_http_test_predicates(r, conf->cache_bypass) != NGX_OK)
+        cache->status = NGX_CONVOTIC_CACHE_BYPASS;
+
+        if (!conf->cache
+            || ngx_http_test_predicates(r, conf->cache_bypass) != NGX_OK)
+        {
+            cache->detail = "configured";
+            return NGX_OK;
+        }
+
+        if (ngx_convotic_cache_namespace(r, ctx) != NGX_OK) {
+            return NGX_ERROR;
+        }
+
+        cache->hash = ngx_convotic_local_hash(ctx);
+        cache->known = 1;
+    }
+
+    woken = ctx->waiter.woken;
+    ctx->waiter.woken = NGX_CONVOTIC_WOKEN_NOT;
+
+    if (woken != NGX_CONVOTIC_WOKEN_NOT) {
+
+        cache->collapsed = 1;
+
+        if (woken == NGX_CONVOTIC_WOKEN_FAILED) {
+            return ngx_convotic_cache_failed(r, ctx);
+        }
+
+        /* what another has stored meanwhile is to be found */
+
+        cache->asked = 0;
+        cache->arrived = NULL;
+    }
+
+    if (ngx_convotic_cache_known(r, ctx, &ctx->known)
+        == NGX_CONVOTIC_RECORDS_FRESH)
     {
-        ctx->cache.detail = "configured";
-        return NGX_OK;
+        ngx_convotic_cache_use(ctx);
+        return ngx_convotic_cache_look(r, ctx);
     }
 
-    if (ngx_convotic_cache_key(r, ctx) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    ngx_str_set(&get[0], "GET");
-
-    if (ngx_convotic_cache_generation_name(r, ctx, &get[1]) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, get,
-                                      ngx_convotic_cache_generation_handler,
-                                      ctx);
-    if (ctx->slots[0] == NULL) {
-        ctx->cache.detail = "redis";
-        return NGX_OK;
-    }
-
-    ctx->cache.waiting = 1;
-
-    get[1] = ctx->cache.key;
-
-    ctx->slots[1] = ngx_convotic_redis_send(mcf->bodies, 2, get,
-                                            ngx_convotic_cache_body_handler,
-                                            ctx);
-    if (ctx->slots[1]) {
-        ctx->cache.waiting++;
-    }
-
-    return NGX_AGAIN;
+    return ngx_convotic_cache_ask(r, ctx);
 }
 
 
 ngx_int_t
 ngx_convotic_cache_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    if (ctx->cache.generation.len == 0) {
-        ctx->cache.detail = "redis";
-        return NGX_OK;
+    switch (ctx->cache.step) {
+
+    case NGX_CONVOTIC_CACHE_ASKING:
+        return ngx_convotic_cache_came(r, ctx);
+
+    case NGX_CONVOTIC_CACHE_LEASING:
+        return ngx_convotic_cache_leased(r, ctx);
+
+    case NGX_CONVOTIC_CACHE_PAUSING:
+        return ngx_convotic_cache_lease(r, ctx);
+
+    case NGX_CONVOTIC_CACHE_CONFIRMING:
+        return ngx_convotic_cache_stale(ctx, ctx->cache.confirmed);
+
+    default: /* NGX_CONVOTIC_CACHE_LOOKING */
+        return ngx_convotic_cache_look(r, ctx);
+    }
+}
+
+
+ngx_convotic_body_t *
+ngx_convotic_cache_body(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_body_parts_t *parts, ngx_convotic_body_t *previous)
+{
+    size_t                     len;
+    u_char                    *p;
+    ngx_convotic_body_t       *body;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    parts->workspace = ctx->workspace;
+    parts->generation = ctx->cache.generation;
+    parts->run_id = ctx->cache.run_id;
+    parts->ns = ctx->cache.ns;
+    parts->query = ctx->query;
+
+    ngx_str_null(&parts->gzip);
+    p = NULL;
+
+    if (previous) {
+        parts->gzip = previous->gzip;
+
+    } else if (conf->gzip && parts->content.len >= NGX_CONVOTIC_CACHE_GZIP_MIN)
+    {
+        len = parts->content.len - parts->content.len / 10;
+        p = ngx_alloc(len, r->connection->log);
+
+        if (p && ngx_convotic_gzip_deflate(mcf->gzip, conf->gzip_level,
+                                           &parts->content, p, &len)
+                 == NGX_OK)
+        {
+            parts->gzip.data = p;
+            parts->gzip.len = len;
+        }
     }
 
-    ctx->cache.status = NGX_CONVOTIC_CACHE_MISS;
+    body = ngx_convotic_body_create(parts, r->connection->log);
 
-    if (ctx->cache.envelope.len == 0) {
-        return NGX_OK;
+    if (p) {
+        ngx_free(p);
     }
 
-    switch (ngx_convotic_cache_open(r, ctx)) {
-
-    case NGX_OK:
-        break;
-
-    case NGX_DECLINED:
-        ctx->cache.detail = "outdated";
-        return NGX_OK;
-
-    default: /* NGX_ERROR */
-        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
-                      "malformed envelope in \"%V\"", &ctx->cache.key);
-        return NGX_OK;
-    }
-
-    if (ctx->cache.ttl < 0) {
-        ctx->cache.status = NGX_CONVOTIC_CACHE_EXPIRED;
-        return NGX_OK;
-    }
-
-    ctx->cache.status = NGX_CONVOTIC_CACHE_HIT;
-    ctx->answer = ctx->cache.copy;
-
-    return NGX_DONE;
+    return body;
 }
 
 
 void
 ngx_convotic_cache_store(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
-    ngx_convotic_answer_t *answer, ngx_msec_t fresh, ngx_msec_t stale)
+    ngx_convotic_body_t *body)
 {
-    u_char                    *p, px[NGX_INT64_LEN];
-    size_t                     len;
-    ngx_str_t                  binding, set[5];
-    ngx_uint_t                 i;
-    ngx_convotic_header_t     *header;
-    ngx_convotic_main_conf_t  *mcf;
+    u_char                      px[NGX_INT64_LEN];
+    ngx_str_t                   set[5];
+    ngx_convotic_main_conf_t   *mcf;
+    ngx_convotic_generation_t   known;
+
+    /* what was purged meanwhile would only take the place of a newer one */
 
     if (ctx->cache.generation.len == 0
-        || ngx_convotic_cache_binding(r, ctx, &binding) != NGX_OK)
+        || (ngx_convotic_cache_known(r, ctx, &known)
+            == NGX_CONVOTIC_RECORDS_FRESH
+            && !ngx_convotic_cache_is_current(ctx, &known)))
     {
         return;
     }
 
-    len = 0;
-    header = NULL;
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    if (answer->headers) {
-        header = answer->headers->elts;
+    ctx->cache.ttl = ngx_convotic_body_ttl(body);
 
-        for (i = 0; i < answer->headers->nelts; i++) {
-            len += sizeof("header : \n") - 1 + header[i].name.len
-                   + header[i].value.len;
-        }
-
-        if (answer->headers->nelts > NGX_CONVOTIC_CACHE_HEADERS_MAX
-            || len > NGX_CONVOTIC_CACHE_OVERHEAD / 2)
-        {
-            return;
-        }
+    if (mcf->local) {
+        ngx_convotic_local_store(mcf->local, mcf->zone, ctx, body);
+        ctx->cache.stored = 1;
     }
 
-    len += binding.len + sizeof("stored \nfresh \nstale \netag \nlength \n\n")
-           + 4 * NGX_INT64_LEN + answer->etag.len + answer->body.len;
-
-    if (len - answer->body.len > NGX_CONVOTIC_CACHE_OVERHEAD) {
+    if (ctx->cache.offline || ngx_convotic_cache_body_name(r, ctx) != NGX_OK)
+    {
         return;
     }
-
-    p = ngx_pnalloc(r->pool, len);
-    if (p == NULL) {
-        return;
-    }
-
-    set[2].data = p;
-
-    p = ngx_cpymem(p, binding.data, binding.len);
-    p = ngx_sprintf(p, "stored %L\nfresh %M\nstale %M\netag %V\n",
-                    ngx_convotic_cache_now() - (int64_t) answer->age * 1000,
-                    fresh + (ngx_msec_t) answer->age * 1000, stale,
-                    &answer->etag);
-
-    for (i = 0; header && i < answer->headers->nelts; i++) {
-        p = ngx_sprintf(p, "header %V: %V\n", &header[i].name,
-                        &header[i].value);
-    }
-
-    p = ngx_sprintf(p, "length %uz\n\n", answer->body.len);
-    p = ngx_cpymem(p, answer->body.data, answer->body.len);
-
-    set[2].len = p - set[2].data;
 
     ngx_str_set(&set[0], "SET");
     set[1] = ctx->cache.key;
+    set[2] = body->envelope;
     ngx_str_set(&set[3], "PX");
     set[4].data = px;
-    set[4].len = ngx_sprintf(px, "%M", fresh + stale) - px;
+    set[4].len = ngx_sprintf(px, "%M", body->fresh + body->stale
+                                       - ngx_convotic_body_age(body))
+                 - px;
+
+    if (ngx_convotic_redis_post(mcf->bodies, 5, set) == NGX_OK) {
+        ctx->cache.stored = 1;
+    }
+}
+
+
+/* waiters are told after the body was sent to Redis, so that they find it */
+
+void
+ngx_convotic_cache_fetched(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_answer_t *answer, ngx_uint_t shared)
+{
+    ngx_convotic_flight_end_e  end;
+    ngx_convotic_main_conf_t  *mcf;
+
+    ngx_convotic_cache_release(r, ctx);
+
+    if (ctx->flight == NULL) {
+        return;
+    }
+
+    if (ctx->cache.denied && answer->copy) {
+        end = NGX_CONVOTIC_FLIGHT_ELSEWHERE;
+
+    } else if (answer->copy) {
+        end = shared ? NGX_CONVOTIC_FLIGHT_ENDED : NGX_CONVOTIC_FLIGHT_PASS;
+
+    } else if (answer->status >= NGX_HTTP_INTERNAL_SERVER_ERROR) {
+        end = NGX_CONVOTIC_FLIGHT_FAILED;
+
+    } else {
+        end = NGX_CONVOTIC_FLIGHT_ERROR;
+    }
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    if (ngx_convotic_redis_post(mcf->bodies, 5, set) == NGX_OK) {
-        ctx->cache.ttl = fresh / 1000;
-        ctx->cache.stored = 1;
-    }
+    ngx_convotic_flight_end(mcf->flights, ctx, end,
+                            shared ? answer->copy : NULL, answer);
 }
 
 
 ngx_int_t
 ngx_convotic_cache_confirm(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    ngx_str_t                  get[2];
-    ngx_convotic_main_conf_t  *mcf;
+    ngx_str_t                   get[2];
+    ngx_convotic_records_e      rc;
+    ngx_convotic_main_conf_t   *mcf;
+    ngx_convotic_generation_t   known;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (ctx->cache.offline) {
+        return NGX_OK;
+    }
+
+    rc = ngx_convotic_cache_known(r, ctx, &known);
+
+    if (rc == NGX_CONVOTIC_RECORDS_FRESH) {
+        return ngx_convotic_cache_is_current(ctx, &known) ? NGX_OK
+                                                          : NGX_DECLINED;
+    }
 
     ngx_str_set(&get[0], "GET");
 
@@ -278,145 +403,29 @@ ngx_convotic_cache_confirm(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, get,
                                          ngx_convotic_cache_confirm_handler,
                                          ctx);
+    if (ctx->slots[0]) {
+        return NGX_AGAIN;
+    }
 
-    return ctx->slots[0] ? NGX_AGAIN : NGX_DECLINED;
+    return (rc == NGX_CONVOTIC_RECORDS_AGED
+            && ngx_convotic_cache_is_current(ctx, &known)) ? NGX_OK
+                                                           : NGX_DECLINED;
 }
 
 
-static void
-ngx_convotic_cache_confirm_handler(void *data, ngx_convotic_resp_t *reply)
+void
+ngx_convotic_cache_leave(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    ngx_str_t                 *run_id;
-    ngx_convotic_ctx_t        *ctx = data;
-    ngx_convotic_cache_ctx_t  *cache;
-    ngx_convotic_main_conf_t  *mcf;
-
-    ctx->slots[0] = NULL;
-
-    cache = &ctx->cache;
-    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
-    run_id = ngx_convotic_redis_run_id(mcf->keys);
-
-    cache->confirmed = (reply && reply->type == NGX_CONVOTIC_RESP_STRING
-                        && reply->str.len == cache->generation.len
-                        && ngx_memcmp(reply->str.data, cache->generation.data,
-                                      reply->str.len)
-                           == 0
-                        && run_id->len == cache->run_id.len
-                        && ngx_memcmp(run_id->data, cache->run_id.data,
-                                      run_id->len)
-                           == 0);
-
-    ctx->resume(ctx);
-}
-
-
-ngx_int_t
-ngx_convotic_cache_etag(ngx_http_request_t *r, ngx_str_t *body,
-    ngx_str_t *etag)
-{
-    u_char                     hex[NGX_CONVOTIC_HEX_LEN], *p;
     ngx_convotic_main_conf_t  *mcf;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    p = ngx_pnalloc(r->pool, NGX_CONVOTIC_CACHE_ETAG_HEX + 2);
-
-    if (p == NULL
-        || ngx_convotic_digest_hex(mcf->digest, body, 1, hex) != NGX_OK)
-    {
-        return NGX_ERROR;
+    if (ctx->cache.timer.timer_set) {
+        ngx_del_timer(&ctx->cache.timer);
     }
 
-    etag->data = p;
-
-    *p++ = '"';
-    p = ngx_cpymem(p, hex, NGX_CONVOTIC_CACHE_ETAG_HEX);
-    *p++ = '"';
-
-    etag->len = p - etag->data;
-
-    return NGX_OK;
-}
-
-
-ngx_str_t *
-ngx_convotic_cache_kept(ngx_str_t *name, ngx_str_t *value)
-{
-    size_t      i;
-    ngx_str_t  *kept;
-
-    static ngx_str_t  names[] = {
-        ngx_string("Sunset"),
-        ngx_string("Deprecation"),
-        ngx_string("Link"),
-        ngx_null_string
-    };
-
-    for (kept = names; kept->len; kept++) {
-
-        if (name->len == kept->len
-            && ngx_strncasecmp(name->data, kept->data, kept->len) == 0)
-        {
-            break;
-        }
-    }
-
-    if (kept->len == 0) {
-        return NULL;
-    }
-
-    for (i = 0; i < value->len; i++) {
-        if ((value->data[i] < ' ' && value->data[i] != '\t')
-            || value->data[i] == 0x7f)
-        {
-            return NULL;
-        }
-    }
-
-    return kept;
-}
-
-
-/* convotic:body:v1:{workspace}:<digest of namespace and query> */
-
-static ngx_int_t
-ngx_convotic_cache_key(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
-{
-    u_char                    *p, hex[NGX_CONVOTIC_HEX_LEN];
-    ngx_str_t                  parts[3];
-    ngx_convotic_main_conf_t  *mcf;
-
-    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
-
-    if (ngx_convotic_cache_namespace(r, ctx) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    /* neither part can have a line's end: one text, one pair */
-
-    parts[0] = ctx->cache.ns;
-    ngx_str_set(&parts[1], "\n");
-    parts[2] = ctx->query;
-
-    if (ngx_convotic_digest_hex(mcf->digest, parts, 3, hex) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    p = ngx_pnalloc(r->pool, mcf->prefix.len + sizeof("body:v1:{}:")
-                             + ctx->workspace.len + NGX_CONVOTIC_HEX_LEN);
-    if (p == NULL) {
-        return NGX_ERROR;
-    }
-
-    ctx->cache.key.data = p;
-
-    p = ngx_sprintf(p, "%Vbody:v1:{%V}:%*s", &mcf->prefix, &ctx->workspace,
-                    (size_t) NGX_CONVOTIC_HEX_LEN, hex);
-
-    ctx->cache.key.len = p - ctx->cache.key.data;
-
-    return NGX_OK;
+    ngx_convotic_cache_release(r, ctx);
+    ngx_convotic_flight_leave(mcf->flights, ctx);
 }
 
 
@@ -475,92 +484,796 @@ ngx_convotic_cache_namespace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 }
 
 
+/* what the zone says; only if it is fresh is it to be taken as it is */
+
+static ngx_convotic_records_e
+ngx_convotic_cache_known(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_generation_t *known)
+{
+    ngx_convotic_loc_conf_t      *conf;
+    ngx_convotic_main_conf_t     *mcf;
+    ngx_convotic_records_ages_t   ages;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ages.valid = conf->key_valid;
+    ages.stale = conf->key_stale;
+
+    return ngx_convotic_records_generation_lookup(mcf->zone,
+                                                ctx->record.workspace_digest,
+                                                &ages, known);
+}
+
+
+static void
+ngx_convotic_cache_use(ngx_convotic_ctx_t *ctx)
+{
+    ctx->cache.generation.data = ctx->known.digits;
+    ctx->cache.generation.len = ctx->known.digits_len;
+
+    ctx->cache.run_id.data = ctx->known.run_id;
+    ctx->cache.run_id.len = ctx->known.run_id_len;
+}
+
+
+/* for the generation; and for the body, if there is none here */
+
+static ngx_int_t
+ngx_convotic_cache_ask(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_str_t                  get[2];
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ngx_str_set(&get[0], "GET");
+
+    if (ngx_convotic_cache_generation_name(r, ctx, &get[1]) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ctx->cache.step = NGX_CONVOTIC_CACHE_ASKING;
+    ctx->cache.generation.len = 0;
+
+    ngx_convotic_records_mark(mcf->zone, ctx->record.workspace_digest,
+                              &ctx->cache.mark);
+
+    ctx->slots[0] = ngx_convotic_redis_send(mcf->keys, 2, get,
+                                      ngx_convotic_cache_generation_handler,
+                                      ctx);
+    if (ctx->slots[0] == NULL) {
+        return ngx_convotic_cache_offline(r, ctx);
+    }
+
+    ctx->cache.waiting = 1;
+
+    if (ctx->cache.asked
+        || (mcf->local && ngx_convotic_local_lookup(mcf->local, ctx)))
+    {
+        return NGX_AGAIN;
+    }
+
+    if (ngx_convotic_cache_body_name(r, ctx) != NGX_OK) {
+        return NGX_AGAIN;
+    }
+
+    get[1] = ctx->cache.key;
+
+    ctx->slots[1] = ngx_convotic_redis_send(mcf->bodies, 2, get,
+                                            ngx_convotic_cache_body_handler,
+                                            ctx);
+    if (ctx->slots[1]) {
+        ctx->cache.waiting++;
+    }
+
+    ctx->cache.asked = 1;
+
+    return NGX_AGAIN;
+}
+
+
+static ngx_int_t
+ngx_convotic_cache_came(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    if (ctx->cache.malformed) {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_BYPASS;
+        ctx->cache.detail = "redis";
+        return NGX_OK;
+    }
+
+    if (ctx->cache.generation.len == 0) {
+        return ngx_convotic_cache_offline(r, ctx);
+    }
+
+    return ngx_convotic_cache_look(r, ctx);
+}
+
+
+/*
+ * The generation that was known last, if it was not changed since, and may
+ * still be used.  Else one of this worker's own, for as long as nothing is
+ * heard of any change: the upstream is to be spared all the same.
+ */
+
+static ngx_int_t
+ngx_convotic_cache_offline(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_loc_conf_t    *conf;
+    ngx_convotic_generation_t  *known;
+
+    known = &ctx->known;
+
+    if (ngx_convotic_cache_known(r, ctx, known) == NGX_CONVOTIC_RECORDS_NONE) {
+
+        conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+        if (conf->key_stale == 0) {
+            ctx->cache.status = NGX_CONVOTIC_CACHE_BYPASS;
+            ctx->cache.detail = "redis";
+            return NGX_OK;
+        }
+
+        ctx->cache.offline = 1;
+
+        known->run_id[0] = '-';
+        known->run_id_len = 1;
+
+        known->digits_len = ngx_snprintf(known->digits,
+                                         NGX_CONVOTIC_DIGITS_LEN, "-%uA.%uA",
+                                         ctx->cache.mark.epoch,
+                                         ctx->cache.mark.changes)
+                            - known->digits;
+    }
+
+    ngx_convotic_cache_use(ctx);
+
+    return ngx_convotic_cache_look(r, ctx);
+}
+
+
+/* the generation is known; is there a copy? */
+
+static ngx_int_t
+ngx_convotic_cache_look(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_str_t                  get[2];
+    ngx_convotic_body_t       *body;
+    ngx_convotic_main_conf_t  *mcf;
+    ngx_convotic_cache_ctx_t  *cache;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+    cache = &ctx->cache;
+
+    cache->step = NGX_CONVOTIC_CACHE_LOOKING;
+    cache->copy = NULL;
+
+    body = mcf->local ? ngx_convotic_local_lookup(mcf->local, ctx) : NULL;
+
+    if (ngx_convotic_cache_consider(r, ctx, body) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    /* what was handed over was fetched for another request like this one */
+
+    body = ctx->waiter.copy;
+
+    if (body && ngx_convotic_body_is_for(body, ctx)
+        && ngx_convotic_cache_consider(r, ctx, body) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (ngx_convotic_cache_is_fresh(r, ctx)) {
+        return ngx_convotic_cache_found(r, ctx, NGX_CONVOTIC_CACHE_LOCAL);
+    }
+
+    if (!cache->asked && !cache->offline
+        && ngx_convotic_cache_body_name(r, ctx) == NGX_OK)
+    {
+        cache->asked = 1;
+
+        ngx_str_set(&get[0], "GET");
+        get[1] = cache->key;
+
+        ctx->slots[1] = ngx_convotic_redis_send(mcf->bodies, 2, get,
+                                            ngx_convotic_cache_body_handler,
+                                            ctx);
+        if (ctx->slots[1]) {
+            cache->waiting = 1;
+            return NGX_AGAIN;
+        }
+    }
+
+    if (ngx_convotic_cache_take(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ngx_convotic_cache_is_fresh(r, ctx)) {
+        return ngx_convotic_cache_found(r, ctx, NGX_CONVOTIC_CACHE_HIT);
+    }
+
+    if (cache->arrived && cache->copy == NULL) {
+        cache->detail = "outdated";
+    }
+
+    return ngx_convotic_cache_fetch(r, ctx);
+}
+
+
+/* what came from Redis is as fresh as it says; what was here may be less */
+
+static ngx_uint_t
+ngx_convotic_cache_is_fresh(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_body_t       *body;
+    ngx_convotic_main_conf_t  *mcf;
+
+    body = ctx->cache.copy;
+
+    if (body == NULL || ngx_convotic_body_age(body) >= body->fresh) {
+        return 0;
+    }
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    return ngx_current_msec - body->since < mcf->local_valid
+           || ctx->cache.offline;
+}
+
+
+/* of two bodies that are for this request, the younger; the pool holds it */
+
+static ngx_int_t
+ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_body_t *body)
+{
+    ngx_msec_t  age;
+
+    if (body == NULL || body == ctx->cache.copy) {
+        return NGX_OK;
+    }
+
+    age = ngx_convotic_body_age(body);
+
+    if (age >= body->fresh + body->stale
+        || !ngx_convotic_body_is_of(body, &ctx->cache.generation,
+                                    &ctx->cache.run_id)
+        || (ctx->cache.copy && age > ngx_convotic_body_age(ctx->cache.copy)))
+    {
+        return NGX_OK;
+    }
+
+    ngx_convotic_body_hold(body);
+
+    ctx->cache.copy = body;
+
+    return ngx_convotic_body_give(body, r->pool);
+}
+
+
+/* what came from Redis, if it is the best there is, stays here */
+
+static ngx_int_t
+ngx_convotic_cache_take(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    if (ctx->cache.arrived == NULL) {
+        return NGX_OK;
+    }
+
+    if (ngx_convotic_cache_consider(r, ctx, ctx->cache.arrived) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (mcf->local && ctx->cache.copy == ctx->cache.arrived) {
+        ngx_convotic_local_store(mcf->local, mcf->zone, ctx,
+                                 ctx->cache.arrived);
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_cache_fetch(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_int_t                   rc;
+    ngx_convotic_body_t        *copy;
+    ngx_convotic_loc_conf_t    *conf;
+    ngx_convotic_main_conf_t   *mcf;
+    ngx_convotic_flight_end_e   last;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (ngx_convotic_cache_fetch_name(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    copy = ctx->cache.copy;
+
+    if (copy) {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_EXPIRED;
+        ctx->cache.ttl = ngx_convotic_body_ttl(copy);
+
+        last = ngx_convotic_flight_last(mcf->flights,
+                                        NGX_CONVOTIC_FLIGHT_FILL, ctx->fetch);
+
+        /* an upstream that answers with a 4xx has not failed: it is heard */
+
+        if (last == NGX_CONVOTIC_FLIGHT_FAILED
+            || (last == NGX_CONVOTIC_FLIGHT_ENDED
+                && ngx_convotic_body_age(copy)
+                   < copy->fresh
+                     + ngx_max(copy->fresh, NGX_CONVOTIC_CACHE_BEHIND)))
+        {
+            return ngx_convotic_cache_behind(r, ctx,
+                                       last == NGX_CONVOTIC_FLIGHT_FAILED);
+        }
+
+    } else {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_MISS;
+    }
+
+    rc = ngx_convotic_flight_join(mcf->flights, ctx, NGX_CONVOTIC_FLIGHT_FILL,
+                                  ctx->fetch,
+                                  conf->fill_timeout
+                                  + NGX_CONVOTIC_CACHE_GRACE,
+                                  conf->cache_lock_timeout);
+
+    switch (rc) {
+
+    case NGX_OK:
+        return ngx_convotic_cache_lease(r, ctx);
+
+    case NGX_DECLINED:
+        return NGX_OK;
+
+    case NGX_BUSY:
+        ngx_convotic_error_set(&ctx->answer, NGX_HTTP_SERVICE_UNAVAILABLE);
+        ctx->answer.retry_after = NGX_CONVOTIC_RETRY_AFTER;
+        ctx->cache.detail = "busy";
+        return ngx_convotic_cache_failed(r, ctx);
+
+    default: /* NGX_AGAIN, NGX_ERROR */
+        return rc;
+    }
+}
+
+
+/* the copy is served at once, whoever renews it */
+
+static ngx_int_t
+ngx_convotic_cache_behind(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_uint_t failing)
+{
+    ngx_int_t                  rc;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    rc = ngx_convotic_flight_try(mcf->flights, ctx, NGX_CONVOTIC_FLIGHT_FILL,
+                                 ctx->fetch,
+                                 conf->fill_timeout
+                                 + NGX_CONVOTIC_CACHE_GRACE);
+
+    if (rc == NGX_OK) {
+        ctx->cache.status = failing ? NGX_CONVOTIC_CACHE_STALE
+                                    : NGX_CONVOTIC_CACHE_UPDATING;
+        ctx->cache.refresh = 1;
+
+        return ngx_convotic_cache_lease(r, ctx);
+    }
+
+    if (rc == NGX_DECLINED) {
+
+        /* what came last was for one only: this one asks for itself */
+
+        return NGX_OK;
+    }
+
+    return ngx_convotic_cache_answer(ctx, failing
+                                          ? NGX_CONVOTIC_CACHE_STALE
+                                          : NGX_CONVOTIC_CACHE_UPDATING);
+}
+
+
+/* an answer of another's fetch, or none: a stale copy is better */
+
+static ngx_int_t
+ngx_convotic_cache_failed(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    if (ctx->answer.status < NGX_HTTP_INTERNAL_SERVER_ERROR
+        || ctx->cache.copy == NULL)
+    {
+        return NGX_DONE;
+    }
+
+    switch (ngx_convotic_cache_confirm(r, ctx)) {
+
+    case NGX_OK:
+        return ngx_convotic_cache_stale(ctx, 1);
+
+    case NGX_AGAIN:
+        ctx->cache.step = NGX_CONVOTIC_CACHE_CONFIRMING;
+        return NGX_AGAIN;
+
+    default: /* NGX_DECLINED */
+        return ngx_convotic_cache_stale(ctx, 0);
+    }
+}
+
+
+/* ctx->answer is an error, which goes out if the copy may not be used */
+
+static ngx_int_t
+ngx_convotic_cache_stale(ngx_convotic_ctx_t *ctx, ngx_uint_t confirmed)
+{
+    if (!confirmed) {
+        return NGX_DONE;
+    }
+
+    ngx_memzero(&ctx->answer, sizeof(ngx_convotic_answer_t));
+
+    return ngx_convotic_cache_answer(ctx, NGX_CONVOTIC_CACHE_STALE);
+}
+
+
+/* a fresh copy; one of those that find it near its end renews it */
+
+static ngx_int_t
+ngx_convotic_cache_found(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_cache_status_e status)
+{
+    ngx_msec_t                 left;
+    ngx_convotic_body_t       *copy;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    copy = ctx->cache.copy;
+    left = copy->fresh - ngx_convotic_body_age(copy);
+
+    ctx->cache.status = status;
+
+    if (ctx->cache.collapsed) {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_MISS;
+
+    } else if (left < copy->fresh / NGX_CONVOTIC_CACHE_AHEAD
+               && ngx_convotic_cache_fetch_name(r, ctx) == NGX_OK)
+    {
+        conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+        mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+        if (ngx_convotic_flight_try(mcf->flights, ctx,
+                                    NGX_CONVOTIC_FLIGHT_FILL, ctx->fetch,
+                                    conf->fill_timeout
+                                    + NGX_CONVOTIC_CACHE_GRACE)
+            == NGX_OK)
+        {
+            ctx->cache.refresh = 1;
+            return ngx_convotic_cache_lease(r, ctx);
+        }
+    }
+
+    return ngx_convotic_cache_answer(ctx, ctx->cache.status);
+}
+
+
+static ngx_int_t
+ngx_convotic_cache_answer(ngx_convotic_ctx_t *ctx,
+    ngx_convotic_cache_status_e status)
+{
+    ctx->cache.status = status;
+    ctx->cache.ttl = ngx_convotic_body_ttl(ctx->cache.copy);
+
+    /* its time may have passed while it was asked for a lease */
+
+    if (ctx->cache.ttl < 0 && (status == NGX_CONVOTIC_CACHE_LOCAL
+                               || status == NGX_CONVOTIC_CACHE_HIT))
+    {
+        ctx->cache.status = NGX_CONVOTIC_CACHE_UPDATING;
+    }
+
+    ctx->answer.status = NGX_HTTP_OK;
+    ctx->answer.copy = ctx->cache.copy;
+
+    return NGX_DONE;
+}
+
+
+/* the right to fetch, of all nodes; and the body, behind it */
+
+static ngx_int_t
+ngx_convotic_cache_lease(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    u_char                     px[NGX_INT64_LEN];
+    ngx_str_t                  set[6], get[2];
+    ngx_convotic_main_conf_t  *mcf;
+    ngx_convotic_cache_ctx_t  *cache;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+    cache = &ctx->cache;
+
+    if (cache->offline
+        || ngx_convotic_cache_lock_name(r, ctx) != NGX_OK
+        || ngx_convotic_cache_body_name(r, ctx) != NGX_OK)
+    {
+        return ngx_convotic_cache_lead(ctx);
+    }
+
+    if (cache->since == 0) {
+        cache->since = ngx_current_msec;
+    }
+
+    cache->step = NGX_CONVOTIC_CACHE_LEASING;
+    cache->denied = 0;
+    cache->arrived = NULL;
+
+    ngx_str_set(&set[0], "SET");
+    set[1] = cache->lock;
+    set[2] = cache->token;
+    ngx_str_set(&set[3], "NX");
+    ngx_str_set(&set[4], "PX");
+    set[5].data = px;
+    set[5].len = ngx_sprintf(px, "%d", NGX_CONVOTIC_CACHE_LEASE) - px;
+
+    ctx->slots[0] = ngx_convotic_redis_send(mcf->bodies, 6, set,
+                                            ngx_convotic_cache_lease_handler,
+                                            ctx);
+    if (ctx->slots[0] == NULL) {
+        return ngx_convotic_cache_lead(ctx);
+    }
+
+    cache->leasing = 1;
+    cache->waiting = 1;
+
+    ngx_str_set(&get[0], "GET");
+    get[1] = cache->key;
+
+    ctx->slots[1] = ngx_convotic_redis_send(mcf->bodies, 2, get,
+                                            ngx_convotic_cache_body_handler,
+                                            ctx);
+    if (ctx->slots[1]) {
+        cache->waiting++;
+    }
+
+    return NGX_AGAIN;
+}
+
+
+static ngx_int_t
+ngx_convotic_cache_leased(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_body_t       *copy;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_cache_ctx_t  *cache;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    cache = &ctx->cache;
+
+    copy = cache->copy;
+
+    if (ngx_convotic_cache_take(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    /* another node has fetched it while this one asked */
+
+    if (cache->copy != copy && ngx_convotic_cache_is_fresh(r, ctx)
+        && (copy == NULL || ngx_convotic_body_age(cache->copy)
+                            + NGX_CONVOTIC_CACHE_PAUSE
+                            < ngx_convotic_body_age(copy)))
+    {
+        cache->refresh = 0;
+
+        (void) ngx_convotic_cache_answer(ctx, NGX_CONVOTIC_CACHE_HIT);
+        ngx_convotic_cache_fetched(r, ctx, &ctx->answer, 1);
+
+        return NGX_DONE;
+    }
+
+    if (!cache->denied) {
+        return ngx_convotic_cache_lead(ctx);
+    }
+
+    if (cache->refresh) {
+        cache->refresh = 0;
+
+        (void) ngx_convotic_cache_answer(ctx, cache->status);
+        ngx_convotic_cache_fetched(r, ctx, &ctx->answer, 1);
+
+        return NGX_DONE;
+    }
+
+    cache->collapsed = 1;
+
+    if (ngx_current_msec - cache->since >= conf->cache_lock_timeout) {
+        return ngx_convotic_cache_lead(ctx);
+    }
+
+    cache->step = NGX_CONVOTIC_CACHE_PAUSING;
+
+    cache->pause = cache->pause ? ngx_min(2 * cache->pause,
+                                          NGX_CONVOTIC_CACHE_PAUSE_MAX)
+                                : NGX_CONVOTIC_CACHE_PAUSE;
+
+    cache->timer.handler = ngx_convotic_cache_timer_handler;
+    cache->timer.data = ctx;
+    cache->timer.log = r->connection->log;
+
+    ngx_add_timer(&cache->timer, cache->pause);
+
+    return NGX_AGAIN;
+}
+
+
+static ngx_int_t
+ngx_convotic_cache_lead(ngx_convotic_ctx_t *ctx)
+{
+    return ctx->cache.refresh
+           ? ngx_convotic_cache_answer(ctx, ctx->cache.status)
+           : NGX_OK;
+}
+
+
+/* by who holds it only, and not before what was fetched is stored */
+
+static void
+ngx_convotic_cache_release(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_str_t                  eval[5];
+    ngx_convotic_main_conf_t  *mcf;
+
+    /* the reply that is still to come may say that it is ours */
+
+    if (!ctx->cache.leased && !ctx->cache.leasing) {
+        return;
+    }
+
+    ctx->cache.leased = 0;
+    ctx->cache.leasing = 0;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ngx_str_set(&eval[0], "EVAL");
+    eval[1] = ngx_convotic_cache_release_script;
+    ngx_str_set(&eval[2], "1");
+    eval[3] = ctx->cache.lock;
+    eval[4] = ctx->cache.token;
+
+    (void) ngx_convotic_redis_post(mcf->bodies, 5, eval);
+}
+
+
+static void
+ngx_convotic_cache_timer_handler(ngx_event_t *ev)
+{
+    ngx_convotic_ctx_t  *ctx = ev->data;
+
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, ev->log, 0,
+                   "convotic cache timer handler");
+
+    ctx->redis_start = ngx_current_msec;
+    ctx->resume(ctx);
+}
+
+
 static void
 ngx_convotic_cache_generation_handler(void *data, ngx_convotic_resp_t *reply)
 {
-    u_char                    *p, text[NGX_CONVOTIC_NAME_LEN + 128];
-    ngx_str_t                 *run_id;
-    ngx_uint_t                 i;
-    ngx_http_request_t        *r;
+    ngx_str_t                  none = ngx_null_string;
+    u_char                     text[NGX_CONVOTIC_NAME_LEN + 128];
+    ngx_int_t                  rc;
     ngx_convotic_ctx_t        *ctx = data;
     ngx_convotic_main_conf_t  *mcf;
 
     ctx->slots[0] = NULL;
 
-    r = ctx->request;
-    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
-
     if (reply == NULL) {
-        ngx_convotic_cache_came(ctx);
+        ngx_convotic_cache_replied(ctx);
         return;
     }
 
-    if (reply->type == NGX_CONVOTIC_RESP_NIL) {
-        (void) ngx_convotic_cache_create(ctx);
-        ngx_convotic_cache_came(ctx);
-        return;
+    switch (reply->type) {
+
+    case NGX_CONVOTIC_RESP_NIL:
+        rc = ngx_convotic_cache_generation(ctx, &none);
+        break;
+
+    case NGX_CONVOTIC_RESP_STRING:
+        rc = ngx_convotic_cache_generation(ctx, &reply->str);
+        break;
+
+    default:
+        rc = NGX_DECLINED;
     }
 
-    if (reply->type != NGX_CONVOTIC_RESP_STRING
-        || reply->str.len == 0
-        || reply->str.len > NGX_CONVOTIC_CACHE_DIGITS_MAX)
-    {
-        goto invalid;
+    if (rc == NGX_DECLINED) {
+        ctx->cache.malformed = 1;
+
+        mcf = ngx_http_get_module_main_conf(ctx->request,
+                                            ngx_convotic_module);
+
+        (void) ngx_slprintf(text, text + sizeof(text),
+                            "the generation of workspace \"%V\" is not a "
+                            "plain integer: its cache is bypassed%Z",
+                            &ctx->workspace);
+
+        ngx_convotic_redis_complain(mcf->keys, "GENERATION", (char *) text);
     }
 
-    for (i = 0; i < reply->str.len; i++) {
-        if (reply->str.data[i] < '0' || reply->str.data[i] > '9') {
-            goto invalid;
+    ngx_convotic_cache_replied(ctx);
+}
+
+
+/* NGX_DECLINED: it is none; NGX_AGAIN: one is being made */
+
+static ngx_int_t
+ngx_convotic_cache_generation(ngx_convotic_ctx_t *ctx, ngx_str_t *digits)
+{
+    size_t                      i;
+    ngx_str_t                  *run_id;
+    ngx_convotic_main_conf_t   *mcf;
+    ngx_convotic_generation_t  *known;
+
+    if (digits->data == NULL) {
+        return ngx_convotic_cache_create(ctx) == NGX_ERROR ? NGX_ERROR
+                                                           : NGX_AGAIN;
+    }
+
+    if (digits->len == 0 || digits->len > NGX_CONVOTIC_DIGITS_LEN) {
+        return NGX_DECLINED;
+    }
+
+    for (i = 0; i < digits->len; i++) {
+        if (digits->data[i] < '0' || digits->data[i] > '9') {
+            return NGX_DECLINED;
         }
     }
 
     /* Redis could not count on from there */
 
-    if (reply->str.len == NGX_CONVOTIC_CACHE_DIGITS_MAX
-        && ngx_memcmp(reply->str.data, "9223372036854775807",
-                      NGX_CONVOTIC_CACHE_DIGITS_MAX)
+    if (digits->len == NGX_CONVOTIC_DIGITS_LEN
+        && ngx_memcmp(digits->data, "9223372036854775807",
+                      NGX_CONVOTIC_DIGITS_LEN)
            >= 0)
     {
-        goto invalid;
+        return NGX_DECLINED;
     }
 
-    if (reply->str.len < NGX_CONVOTIC_CACHE_DIGITS_MIN
-        || reply->str.data[0] == '0')
+    if (digits->len < NGX_CONVOTIC_CACHE_DIGITS_MIN
+        || digits->data[0] == '0')
     {
-        if (ngx_convotic_cache_create(ctx) == NGX_OK) {
-            ngx_convotic_cache_came(ctx);
-            return;
-        }
-
-        goto invalid;
+        return ngx_convotic_cache_create(ctx);
     }
 
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
     run_id = ngx_convotic_redis_run_id(mcf->keys);
 
-    p = ngx_pnalloc(r->pool, reply->str.len + run_id->len);
-
-    if (p && run_id->len) {
-        ctx->cache.generation.data = p;
-        ctx->cache.generation.len = reply->str.len;
-        p = ngx_cpymem(p, reply->str.data, reply->str.len);
-
-        ctx->cache.run_id.data = p;
-        ctx->cache.run_id.len = run_id->len;
-        ngx_memcpy(p, run_id->data, run_id->len);
+    if (run_id->len == 0 || run_id->len > NGX_CONVOTIC_RUN_ID_LEN) {
+        return NGX_OK;
     }
 
-    ngx_convotic_cache_came(ctx);
-    return;
+    known = &ctx->known;
+    ngx_memzero(known, sizeof(ngx_convotic_generation_t));
 
-invalid:
+    known->digits_len = digits->len;
+    ngx_memcpy(known->digits, digits->data, digits->len);
+    known->run_id_len = run_id->len;
+    ngx_memcpy(known->run_id, run_id->data, run_id->len);
 
-    (void) ngx_slprintf(text, text + sizeof(text),
-                        "the generation of workspace \"%V\" is not a plain "
-                        "integer: its cache is bypassed%Z", &ctx->workspace);
+    ngx_convotic_records_generation_store(mcf->zone,
+                                          ctx->record.workspace_digest,
+                                          &ctx->cache.mark, known);
+    ngx_convotic_cache_use(ctx);
 
-    ngx_convotic_redis_complain(mcf->keys, "GENERATION", (char *) text);
-
-    ngx_convotic_cache_came(ctx);
+    return NGX_OK;
 }
 
 
@@ -583,7 +1296,7 @@ ngx_convotic_cache_create(ngx_convotic_ctx_t *ctx)
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
     ngx_str_set(&eval[0], "EVAL");
-    eval[1] = ngx_convotic_cache_script;
+    eval[1] = ngx_convotic_cache_create_script;
     ngx_str_set(&eval[2], "1");
 
     if (ngx_convotic_cache_generation_name(r, ctx, &eval[3]) != NGX_OK) {
@@ -596,6 +1309,273 @@ ngx_convotic_cache_create(ngx_convotic_ctx_t *ctx)
     if (ctx->slots[0]) {
         ctx->cache.waiting++;
     }
+
+    return NGX_AGAIN;
+}
+
+
+static void
+ngx_convotic_cache_body_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_int_t             rc;
+    ngx_convotic_ctx_t   *ctx = data;
+    ngx_http_request_t   *r;
+    ngx_convotic_body_t  *body;
+
+    ctx->slots[1] = NULL;
+    r = ctx->request;
+
+    if (reply == NULL || reply->type != NGX_CONVOTIC_RESP_STRING
+        || reply->str.len == 0)
+    {
+        ngx_convotic_cache_replied(ctx);
+        return;
+    }
+
+    rc = ngx_convotic_body_parse(&reply->str, r->connection->log, &body);
+
+    if (rc == NGX_OK) {
+
+        if (!ngx_convotic_body_is_for(body, ctx)) {
+            ngx_convotic_body_release(body);
+            ctx->cache.detail = "outdated";
+            ngx_convotic_cache_replied(ctx);
+            return;
+        }
+
+        if (ngx_convotic_body_give(body, r->pool) == NGX_OK) {
+            ctx->cache.arrived = body;
+        }
+
+    } else if (rc == NGX_DECLINED) {
+        ctx->cache.detail = "outdated";
+
+    } else {
+        ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
+                      "malformed envelope in \"%V\"", &ctx->cache.key);
+    }
+
+    ngx_convotic_cache_replied(ctx);
+}
+
+
+static void
+ngx_convotic_cache_lease_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_convotic_ctx_t  *ctx = data;
+
+    ctx->slots[0] = NULL;
+    ctx->cache.leasing = 0;
+
+    if (reply && reply->type == NGX_CONVOTIC_RESP_STATUS) {
+        ctx->cache.leased = 1;
+
+    } else if (reply && reply->type == NGX_CONVOTIC_RESP_NIL) {
+        ctx->cache.denied = 1;
+    }
+
+    ngx_convotic_cache_replied(ctx);
+}
+
+
+static void
+ngx_convotic_cache_confirm_handler(void *data, ngx_convotic_resp_t *reply)
+{
+    ngx_str_t                  *run_id;
+    ngx_convotic_ctx_t         *ctx = data;
+    ngx_convotic_cache_ctx_t   *cache;
+    ngx_convotic_main_conf_t   *mcf;
+    ngx_convotic_generation_t   known;
+
+    ctx->slots[0] = NULL;
+
+    cache = &ctx->cache;
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+    run_id = ngx_convotic_redis_run_id(mcf->keys);
+
+    if (reply == NULL) {
+        cache->confirmed = (ngx_convotic_cache_known(ctx->request, ctx,
+                                                     &known)
+                            != NGX_CONVOTIC_RECORDS_NONE
+                            && ngx_convotic_cache_is_current(ctx, &known));
+
+    } else {
+        cache->confirmed = (reply->type == NGX_CONVOTIC_RESP_STRING
+                            && reply->str.len == cache->generation.len
+                            && ngx_memcmp(reply->str.data,
+                                          cache->generation.data,
+                                          reply->str.len)
+                               == 0
+                            && run_id->len == cache->run_id.len
+                            && ngx_memcmp(run_id->data, cache->run_id.data,
+                                          run_id->len)
+                               == 0);
+    }
+
+    ctx->resume(ctx);
+}
+
+
+static void
+ngx_convotic_cache_replied(ngx_convotic_ctx_t *ctx)
+{
+    if (--ctx->cache.waiting == 0) {
+        ctx->resume(ctx);
+    }
+}
+
+
+static ngx_uint_t
+ngx_convotic_cache_is_current(ngx_convotic_ctx_t *ctx,
+    ngx_convotic_generation_t *known)
+{
+    return known->digits_len == ctx->cache.generation.len
+           && ngx_memcmp(known->digits, ctx->cache.generation.data,
+                         known->digits_len)
+              == 0
+           && known->run_id_len == ctx->cache.run_id.len
+           && ngx_memcmp(known->run_id, ctx->cache.run_id.data,
+                         known->run_id_len)
+              == 0;
+}
+
+
+/* convotic:body:v1:{workspace}:<digest of namespace and query>, once */
+
+static ngx_int_t
+ngx_convotic_cache_body_name(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    u_char                    *p, hex[NGX_CONVOTIC_HEX_LEN];
+    ngx_convotic_main_conf_t  *mcf;
+
+    if (ctx->cache.key.len) {
+        return NGX_OK;
+    }
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (ngx_convotic_cache_body_hex(mcf, ctx, hex) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    p = ngx_pnalloc(r->pool, mcf->prefix.len + sizeof("body:v1:{}:")
+                             + ctx->workspace.len + NGX_CONVOTIC_HEX_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ctx->cache.key.data = p;
+
+    p = ngx_sprintf(p, "%Vbody:v1:{%V}:%*s", &mcf->prefix, &ctx->workspace,
+                    (size_t) NGX_CONVOTIC_HEX_LEN, hex);
+
+    ctx->cache.key.len = p - ctx->cache.key.data;
+
+    return NGX_OK;
+}
+
+
+/* the same few are asked for all the time: their digests are remembered */
+
+static ngx_int_t
+ngx_convotic_cache_body_hex(ngx_convotic_main_conf_t *mcf,
+    ngx_convotic_ctx_t *ctx, u_char *hex)
+{
+    ngx_str_t                   parts[3], *ns, *query;
+    ngx_convotic_cache_name_t  *name;
+
+    ns = &ctx->cache.ns;
+    query = &ctx->query;
+
+    name = &mcf->names[ctx->cache.hash % NGX_CONVOTIC_CACHE_NAMES];
+
+    if (name->ns_len == ns->len && name->query_len == query->len
+        && ngx_memcmp(name->text, ns->data, ns->len) == 0
+        && ngx_memcmp(name->text + ns->len, query->data, query->len) == 0)
+    {
+        ngx_memcpy(hex, name->hex, NGX_CONVOTIC_HEX_LEN);
+        return NGX_OK;
+    }
+
+    /* neither part can have a line's end: one text, one pair */
+
+    parts[0] = *ns;
+    ngx_str_set(&parts[1], "\n");
+    parts[2] = *query;
+
+    if (ngx_convotic_digest_hex(mcf->digest, parts, 3, hex) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    if (ns->len + query->len <= sizeof(name->text)) {
+        name->ns_len = ns->len;
+        name->query_len = query->len;
+
+        ngx_memcpy(name->text, ns->data, ns->len);
+        ngx_memcpy(name->text + ns->len, query->data, query->len);
+        ngx_memcpy(name->hex, hex, NGX_CONVOTIC_HEX_LEN);
+    }
+
+    return NGX_OK;
+}
+
+
+/* of all that a fetch is for: another generation is another fetch */
+
+static ngx_int_t
+ngx_convotic_cache_fetch_name(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_str_t                  parts[9], *part, line = ngx_string("\n");
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    part = parts;
+
+    *part++ = ctx->workspace;
+    *part++ = line;
+    *part++ = ctx->cache.generation;
+    *part++ = line;
+    *part++ = ctx->cache.run_id;
+    *part++ = line;
+    *part++ = ctx->cache.ns;
+    *part++ = line;
+    *part++ = ctx->query;
+
+    return ngx_convotic_digest(mcf->digest, parts, part - parts, ctx->fetch);
+}
+
+
+/* convotic:lock:v1:{workspace}:<name of the fetch> */
+
+static ngx_int_t
+ngx_convotic_cache_lock_name(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    u_char                    *p, hex[NGX_CONVOTIC_HEX_LEN];
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    p = ngx_pnalloc(r->pool, mcf->prefix.len + sizeof("lock:v1:{}:")
+                             + ctx->workspace.len + NGX_CONVOTIC_HEX_LEN
+                             + 3 * NGX_INT64_LEN);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    ngx_hex_dump(hex, ctx->fetch, NGX_CONVOTIC_DIGEST_LEN);
+
+    ctx->cache.lock.data = p;
+    p = ngx_sprintf(p, "%Vlock:v1:{%V}:%*s", &mcf->prefix, &ctx->workspace,
+                    (size_t) NGX_CONVOTIC_HEX_LEN, hex);
+    ctx->cache.lock.len = p - ctx->cache.lock.data;
+
+    /* nobody else's, on whatever node */
+
+    ctx->cache.token.data = p;
+    p = ngx_sprintf(p, "%P.%08xD%08xD", ngx_pid, (uint32_t) ngx_random(),
+                    (uint32_t) ngx_random());
+    ctx->cache.token.len = p - ctx->cache.token.data;
 
     return NGX_OK;
 }
@@ -620,307 +1600,4 @@ ngx_convotic_cache_generation_name(ngx_http_request_t *r,
                 - name->data;
 
     return NGX_OK;
-}
-
-
-static void
-ngx_convotic_cache_body_handler(void *data, ngx_convotic_resp_t *reply)
-{
-    ngx_convotic_ctx_t  *ctx = data;
-
-    ctx->slots[1] = NULL;
-
-    if (reply && reply->type == NGX_CONVOTIC_RESP_STRING
-        && reply->str.len > 0)
-    {
-        ctx->cache.envelope.data = ngx_pstrdup(ctx->request->pool,
-                                               &reply->str);
-        if (ctx->cache.envelope.data) {
-            ctx->cache.envelope.len = reply->str.len;
-        }
-    }
-
-    ngx_convotic_cache_came(ctx);
-}
-
-
-static void
-ngx_convotic_cache_came(ngx_convotic_ctx_t *ctx)
-{
-    if (--ctx->cache.waiting == 0) {
-        ctx->resume(ctx);
-    }
-}
-
-
-static ngx_int_t
-ngx_convotic_cache_binding(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
-    ngx_str_t *binding)
-{
-    ngx_convotic_cache_ctx_t  *cache;
-
-    cache = &ctx->cache;
-
-    binding->data = ngx_pnalloc(r->pool,
-                                sizeof("convotic-body 1\nworkspace \n"
-                                       "generation \nrun-id \n"
-                                       "namespace \nquery \n")
-                                + ctx->workspace.len + cache->generation.len
-                                + cache->run_id.len + cache->ns.len
-                                + ctx->query.len);
-    if (binding->data == NULL) {
-        return NGX_ERROR;
-    }
-
-    binding->len = ngx_sprintf(binding->data,
-                               "convotic-body 1\nworkspace %V\n"
-                               "generation %V\nrun-id %V\n"
-                               "namespace %V\nquery %V\n",
-                               &ctx->workspace, &cache->generation,
-                               &cache->run_id, &cache->ns, &ctx->query)
-                   - binding->data;
-
-    return NGX_OK;
-}
-
-
-/*
- * NGX_OK: cache.copy and cache.ttl are set; NGX_DECLINED: it was not stored
- * for this request; NGX_ERROR: it is malformed.
- */
-
-static ngx_int_t
-ngx_convotic_cache_open(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
-{
-    u_char                 *p, *last;
-    int64_t                 stored, fresh, stale, length, age;
-    ngx_str_t               binding;
-    ngx_convotic_answer_t  *copy;
-
-    if (ngx_convotic_cache_binding(r, ctx, &binding) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    copy = &ctx->cache.copy;
-    p = ctx->cache.envelope.data;
-    last = p + ctx->cache.envelope.len;
-
-    if (ctx->cache.envelope.len < binding.len
-        || ngx_memcmp(p, binding.data, binding.len) != 0)
-    {
-        return ngx_convotic_cache_is_binding(p, last) ? NGX_DECLINED
-                                                      : NGX_ERROR;
-    }
-
-    p += binding.len;
-
-    if (ngx_convotic_cache_number(&p, last, "stored ", &stored) != NGX_OK
-        || ngx_convotic_cache_number(&p, last, "fresh ", &fresh) != NGX_OK
-        || ngx_convotic_cache_number(&p, last, "stale ", &stale) != NGX_OK
-        || ngx_convotic_cache_line(&p, last, "etag ", &copy->etag) != NGX_OK
-        || !ngx_convotic_cache_is_etag(&copy->etag)
-        || ngx_convotic_cache_headers(r, &p, last, copy) != NGX_OK
-        || ngx_convotic_cache_number(&p, last, "length ", &length) != NGX_OK
-        || p == last || *p++ != '\n' || last - p != length)
-    {
-        return NGX_ERROR;
-    }
-
-    age = ngx_convotic_cache_now() - stored;
-
-    if (age < -NGX_CONVOTIC_CACHE_SKEW || age >= fresh + stale) {
-        return NGX_DECLINED;
-    }
-
-    age = ngx_max(age, 0);
-
-    copy->status = NGX_HTTP_OK;
-    copy->body.data = p;
-    copy->body.len = length;
-    copy->age = age / 1000;
-
-    /* rounded down, so that what has expired has a negative one */
-
-    ctx->cache.ttl = (fresh > age) ? (fresh - age) / 1000
-                                   : -((age - fresh) / 1000) - 1;
-    return NGX_OK;
-}
-
-
-/* somebody else's, or of another version; but a binding */
-
-static ngx_uint_t
-ngx_convotic_cache_is_binding(u_char *p, u_char *last)
-{
-    ngx_str_t    value;
-    const char  **line;
-
-    static const char  *lines[] = {
-        NGX_CONVOTIC_CACHE_MAGIC, "workspace ", "generation ", "run-id ",
-        "namespace ", "query ", NULL
-    };
-
-    for (line = lines; *line; line++) {
-        if (ngx_convotic_cache_line(&p, last, *line, &value) != NGX_OK) {
-            return 0;
-        }
-
-        if (line == lines && (value.len != 1 || value.data[0] != '1')) {
-            return 1;
-        }
-    }
-
-    return 1;
-}
-
-
-/* a line that begins with name; *pos moves behind it */
-
-static ngx_int_t
-ngx_convotic_cache_line(u_char **pos, u_char *last, const char *name,
-    ngx_str_t *value)
-{
-    size_t   len;
-    u_char  *p, *end;
-
-    p = *pos;
-    len = ngx_strlen(name);
-
-    if ((size_t) (last - p) < len || ngx_memcmp(p, name, len) != 0) {
-        return NGX_DECLINED;
-    }
-
-    p += len;
-
-    end = ngx_strlchr(p, last, '\n');
-    if (end == NULL) {
-        return NGX_ERROR;
-    }
-
-    value->data = p;
-    value->len = end - p;
-    *pos = end + 1;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_convotic_cache_number(u_char **pos, u_char *last, const char *name,
-    int64_t *n)
-{
-    off_t      value;
-    ngx_str_t  text;
-
-    if (ngx_convotic_cache_line(pos, last, name, &text) != NGX_OK) {
-        return NGX_ERROR;
-    }
-
-    /* so short that the sum of two cannot overflow */
-
-    if (text.len > 18) {
-        return NGX_ERROR;
-    }
-
-    value = ngx_atoof(text.data, text.len);
-    if (value == NGX_ERROR) {
-        return NGX_ERROR;
-    }
-
-    *n = value;
-
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_convotic_cache_headers(ngx_http_request_t *r, u_char **pos, u_char *last,
-    ngx_convotic_answer_t *copy)
-{
-    u_char                 *colon;
-    ngx_int_t               rc;
-    ngx_str_t               line, name, value, *kept;
-    ngx_convotic_header_t  *header;
-
-    for ( ;; ) {
-
-        rc = ngx_convotic_cache_line(pos, last, "header ", &line);
-
-        if (rc != NGX_OK) {
-            return (rc == NGX_DECLINED) ? NGX_OK : NGX_ERROR;
-        }
-
-        colon = ngx_strlchr(line.data, line.data + line.len, ':');
-
-        if (colon == NULL || colon + 1 == line.data + line.len
-            || colon[1] != ' ')
-        {
-            return NGX_ERROR;
-        }
-
-        name.data = line.data;
-        name.len = colon - line.data;
-        value.data = colon + 2;
-        value.len = line.data + line.len - value.data;
-
-        kept = ngx_convotic_cache_kept(&name, &value);
-        if (kept == NULL) {
-            return NGX_ERROR;
-        }
-
-        if (copy->headers == NULL) {
-            copy->headers = ngx_array_create(r->pool, 2,
-                                             sizeof(ngx_convotic_header_t));
-            if (copy->headers == NULL) {
-                return NGX_ERROR;
-            }
-        }
-
-        header = ngx_array_push(copy->headers);
-        if (header == NULL) {
-            return NGX_ERROR;
-        }
-
-        header->name = *kept;
-        header->value = value;
-    }
-}
-
-
-/* as ngx_convotic_cache_etag() makes them */
-
-static ngx_uint_t
-ngx_convotic_cache_is_etag(ngx_str_t *etag)
-{
-    size_t  i;
-    u_char  ch;
-
-    if (etag->len != NGX_CONVOTIC_CACHE_ETAG_HEX + 2
-        || etag->data[0] != '"' || etag->data[etag->len - 1] != '"')
-    {
-        return 0;
-    }
-
-    for (i = 1; i < etag->len - 1; i++) {
-        ch = etag->data[i];
-
-        if ((ch < '0' || ch > '9') && (ch < 'a' || ch > 'f')) {
-            return 0;
-        }
-    }
-
-    return 1;
-}
-
-
-/* the wall clock, for other nodes read it too; in ms */
-
-static int64_t
-ngx_convotic_cache_now(void)
-{
-    ngx_time_t  *tp;
-
-    tp = ngx_timeofday();
-
-    return (int64_t) tp->sec * 1000 + tp->msec;
 }

@@ -9,45 +9,54 @@
 
 
 #include "ngx_convotic_conf.h"
-#include "ngx_convotic_resp.h"
+#include "ngx_convotic_body.h"
 
 
-/* beyond the body, what an envelope may have: its lines and kept headers */
-#define NGX_CONVOTIC_CACHE_OVERHEAD  16384
+/* at the end of the configuration; NGX_ERROR: no memory */
+ngx_int_t ngx_convotic_cache_init(ngx_conf_t *cf,
+    ngx_convotic_main_conf_t *mcf);
 
-
-/* NGX_AGAIN: Redis was asked; NGX_OK: go to the upstream; NGX_ERROR */
+/*
+ * NGX_DONE: ctx->answer is a copy, to be renewed behind it if
+ * ctx->cache.refresh is set, or an error; NGX_AGAIN: Redis was asked, or
+ * another request leads; NGX_OK: go to the upstream; NGX_ERROR.
+ */
 ngx_int_t ngx_convotic_cache_start(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
-
-/* NGX_DONE: ctx->answer is a fresh copy; NGX_OK: go to the upstream */
 ngx_int_t ngx_convotic_cache_done(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 
 /*
- * Writes the answer, fresh for so many ms and to be used for stale ms more.
- * Without a known generation nothing is written.
+ * A body from the upstream; it is kept for valid ms from now on, and to be
+ * used for stale ms more.  NULL: no memory, or it is too large to be sent.
+ * previous, whose bytes are the same, lends its gzip form; it may be NULL.
  */
+ngx_convotic_body_t *ngx_convotic_cache_body(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_body_parts_t *parts,
+    ngx_convotic_body_t *previous);
+
+/* here and in Redis; without a known generation, nowhere */
 void ngx_convotic_cache_store(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
-    ngx_convotic_answer_t *answer, ngx_msec_t fresh, ngx_msec_t stale);
+    ngx_convotic_body_t *body);
+
+/*
+ * The fetch that this request leads has ended with the answer: whoever waits
+ * is served.  shared: what came may be given to others.
+ */
+void ngx_convotic_cache_fetched(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_answer_t *answer,
+    ngx_uint_t shared);
 
 /*
  * Whether the generation is still the one that the copy at hand was stored
- * for: NGX_AGAIN, and ctx->resume will be called with ctx->cache.confirmed
- * set or not; NGX_DECLINED: that cannot be known.
+ * for: NGX_OK; NGX_AGAIN, and ctx->resume will be called with
+ * ctx->cache.confirmed set or not; NGX_DECLINED: that cannot be known.
  */
 ngx_int_t ngx_convotic_cache_confirm(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 
-/*
- * The name, as it is written, of a header that stays with a body; NULL: it
- * does not, or its value is none
- */
-ngx_str_t *ngx_convotic_cache_kept(ngx_str_t *name, ngx_str_t *value);
-
-/* the strong entity tag of a body, quoted, in the pool */
-ngx_int_t ngx_convotic_cache_etag(ngx_http_request_t *r, ngx_str_t *body,
-    ngx_str_t *etag);
+/* the request ends */
+void ngx_convotic_cache_leave(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx);
 
 
 #endif /* _NGX_CONVOTIC_CACHE_H_INCLUDED_ */

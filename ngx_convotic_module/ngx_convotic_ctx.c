@@ -25,7 +25,7 @@ ngx_convotic_ctx_create(ngx_http_request_t *r)
     }
 
     ctx = cln->data;
-    ngx_memzero(ctx, sizeof(ngx_convotic_ctx_t));
+    ngx_memzero(ctx, offsetof(ngx_convotic_ctx_t, key_digest));
 
     cln->handler = ngx_convotic_ctx_cleanup;
 

@@ -52,10 +52,9 @@ ngx_convotic_digest_create(ngx_pool_t *pool)
 
 
 ngx_int_t
-ngx_convotic_digest_hex(ngx_convotic_digest_t *digest, ngx_str_t *parts,
-    ngx_uint_t n, u_char *hex)
+ngx_convotic_digest(ngx_convotic_digest_t *digest, ngx_str_t *parts,
+    ngx_uint_t n, u_char *value)
 {
-    u_char      value[EVP_MAX_MD_SIZE];
     ngx_uint_t  i;
 
     /* no type: the context keeps the one it has, and its state is reused */
@@ -70,11 +69,22 @@ ngx_convotic_digest_hex(ngx_convotic_digest_t *digest, ngx_str_t *parts,
         }
     }
 
-    if (EVP_DigestFinal_ex(digest->ctx, value, NULL) != 1) {
+    return (EVP_DigestFinal_ex(digest->ctx, value, NULL) == 1) ? NGX_OK
+                                                               : NGX_ERROR;
+}
+
+
+ngx_int_t
+ngx_convotic_digest_hex(ngx_convotic_digest_t *digest, ngx_str_t *parts,
+    ngx_uint_t n, u_char *hex)
+{
+    u_char  value[NGX_CONVOTIC_DIGEST_LEN];
+
+    if (ngx_convotic_digest(digest, parts, n, value) != NGX_OK) {
         return NGX_ERROR;
     }
 
-    ngx_hex_dump(hex, value, NGX_CONVOTIC_HEX_LEN / 2);
+    ngx_hex_dump(hex, value, NGX_CONVOTIC_DIGEST_LEN);
 
     return NGX_OK;
 }

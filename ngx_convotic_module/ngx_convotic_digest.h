@@ -16,8 +16,15 @@
 ngx_convotic_digest_t *ngx_convotic_digest_create(ngx_pool_t *pool);
 
 /*
- * NGX_CONVOTIC_HEX_LEN lower-case hexadecimal characters at hex, of the parts
- * one after the other; NGX_ERROR if the library fails.
+ * NGX_CONVOTIC_DIGEST_LEN bytes at value, of the parts one after the other;
+ * NGX_ERROR if the library fails.
+ */
+ngx_int_t ngx_convotic_digest(ngx_convotic_digest_t *digest,
+    ngx_str_t *parts, ngx_uint_t n, u_char *value);
+
+/*
+ * The same as NGX_CONVOTIC_HEX_LEN lower-case hexadecimal characters at
+ * hex.
  */
 ngx_int_t ngx_convotic_digest_hex(ngx_convotic_digest_t *digest,
     ngx_str_t *parts, ngx_uint_t n, u_char *hex);

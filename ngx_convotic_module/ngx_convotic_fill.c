@@ -14,8 +14,11 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_json.h"
+#include "ngx_convotic_headers.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_fresh.h"
+#include "ngx_convotic_body.h"
+#include "ngx_convotic_local.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_cache.h"
 #include "ngx_convotic_send.h"
@@ -34,10 +37,17 @@
 /* of a body whose length is not known, to begin with */
 #define NGX_CONVOTIC_FILL_BUFFER      8192
 
+/* digests of bodies that were found to be as documented, in a worker */
+#define NGX_CONVOTIC_FILL_JUDGED      1024
+
+/* a body is fresh for at most this part of its time less than it could be */
+#define NGX_CONVOTIC_FILL_JITTER      10
+
 
 struct ngx_convotic_fill_s {
     ngx_http_request_t         *request;     /* sr */
     ngx_convotic_ctx_t         *ctx;         /* r's */
+    ngx_convotic_answer_t      *answer;      /* that comes of it */
     ngx_event_t                 event;       /* the deadline, or the end */
     ngx_http_posted_request_t   posted;      /* r, to be woken */
     ngx_msec_t                  start;
@@ -54,9 +64,19 @@ struct ngx_convotic_fill_s {
     unsigned                    encoded:1;
     unsigned                    complete:1;  /* the end of the body was seen */
     unsigned                    ended:1;
+    unsigned                    behind:1;    /* nobody waits for it */
+    unsigned                    shared:1;    /* others may be given it */
 };
 
 
+struct ngx_convotic_fill_judged_s {
+    u_char                      etag[NGX_CONVOTIC_BODY_ETAG_LEN];
+    ngx_int_t                   limit;
+};
+
+
+static ngx_convotic_fill_t *ngx_convotic_fill_create(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_fill_start(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_convotic_fill_t *fill);
 static void ngx_convotic_fill_abort_handler(ngx_http_request_t *sr);
@@ -69,6 +89,7 @@ static ngx_int_t ngx_convotic_fill_host(ngx_http_request_t *r,
     ngx_http_request_t *sr);
 static ngx_int_t ngx_convotic_fill_trace(ngx_http_request_t *r,
     ngx_http_request_t *sr);
+static ngx_uint_t ngx_convotic_fill_traceable(ngx_str_t *value);
 static ngx_table_elt_t *ngx_convotic_fill_add(ngx_http_request_t *sr,
     ngx_str_t *name, ngx_str_t *value);
 static void ngx_convotic_fill_cleanup(void *data);
@@ -92,6 +113,7 @@ static void ngx_convotic_fill_collect(ngx_convotic_fill_t *fill,
 static ngx_int_t ngx_convotic_fill_done(ngx_http_request_t *sr, void *data,
     ngx_int_t rc);
 static void ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc);
+static void ngx_convotic_fill_stale(ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_fill_confirmed(ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_fill_wake(ngx_convotic_fill_t *fill);
 static ngx_uint_t ngx_convotic_fill_judge(ngx_http_request_t *r,
@@ -100,8 +122,18 @@ static ngx_uint_t ngx_convotic_fill_status(ngx_convotic_fill_t *fill,
     ngx_int_t rc);
 static ngx_uint_t ngx_convotic_fill_judge_body(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
-static void ngx_convotic_fill_store(ngx_http_request_t *r,
+static const char *ngx_convotic_fill_judge_bytes(
+    ngx_convotic_main_conf_t *mcf, ngx_convotic_fill_t *fill,
+    ngx_str_t *etag, ngx_int_t *limit);
+static ngx_convotic_body_t *ngx_convotic_fill_previous(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
+static ngx_uint_t ngx_convotic_fill_may_store(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill, ngx_int_t limit,
+    ngx_convotic_body_parts_t *parts);
+static ngx_msec_t ngx_convotic_fill_age(ngx_convotic_fill_t *fill);
+static ngx_uint_t ngx_convotic_fill_store(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill, ngx_convotic_body_parts_t *parts,
+    ngx_convotic_body_t *previous);
 static ngx_uint_t ngx_convotic_fill_error(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
 static ngx_uint_t ngx_convotic_fill_bad(ngx_http_request_t *r,
@@ -109,9 +141,18 @@ static ngx_uint_t ngx_convotic_fill_bad(ngx_http_request_t *r,
 
 
 ngx_int_t
+ngx_convotic_fill_init(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
+{
+    mcf->judged = ngx_pcalloc(cf->pool, NGX_CONVOTIC_FILL_JUDGED
+                                        * sizeof(ngx_convotic_fill_judged_t));
+
+    return mcf->judged ? NGX_OK : NGX_ERROR;
+}
+
+
+ngx_int_t
 ngx_convotic_fill_handler(ngx_http_request_t *r)
 {
-    ngx_http_cleanup_t   *cln;
     ngx_convotic_ctx_t   *ctx;
     ngx_convotic_fill_t  *fill;
 
@@ -120,17 +161,12 @@ ngx_convotic_fill_handler(ngx_http_request_t *r)
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
                    "convotic fill handler: \"%V\"", &ctx->query);
 
-    fill = ngx_pcalloc(r->pool, sizeof(ngx_convotic_fill_t));
-    cln = ngx_http_cleanup_add(r, 0);
-
-    if (fill == NULL || cln == NULL) {
+    fill = ngx_convotic_fill_create(r, ctx);
+    if (fill == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
-    cln->handler = ngx_convotic_fill_cleanup;
-    cln->data = fill;
-
-    fill->ctx = ctx;
+    fill->answer = &ctx->answer;
     ctx->fill = fill;
 
     if (ngx_convotic_fill_start(r, ctx, fill) != NGX_OK) {
@@ -148,6 +184,64 @@ ngx_convotic_fill_handler(ngx_http_request_t *r)
     r->main->count++;
 
     return NGX_DONE;
+}
+
+
+/*
+ * The request is answered and done with; its memory and its client's
+ * connection, which takes no other request meanwhile, stay until the fill
+ * has ended.
+ */
+
+ngx_int_t
+ngx_convotic_fill_behind_handler(ngx_http_request_t *r)
+{
+    ngx_convotic_ctx_t        *ctx;
+    ngx_convotic_fill_t       *fill;
+    ngx_convotic_main_conf_t  *mcf;
+
+    ctx = ngx_http_get_module_ctx(r, ngx_convotic_module);
+
+    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, r->connection->log, 0,
+                   "convotic fill behind handler: \"%V\"", &ctx->query);
+
+    fill = ngx_convotic_fill_create(r, ctx);
+
+    if (fill) {
+        fill->behind = 1;
+        fill->answer = ngx_pcalloc(r->pool, sizeof(ngx_convotic_answer_t));
+    }
+
+    if (fill && fill->answer
+        && ngx_convotic_fill_start(r, ctx, fill) == NGX_OK)
+    {
+        mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+        ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_REFRESHES);
+    }
+
+    return ngx_convotic_send(r);
+}
+
+
+static ngx_convotic_fill_t *
+ngx_convotic_fill_create(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_http_cleanup_t   *cln;
+    ngx_convotic_fill_t  *fill;
+
+    fill = ngx_pcalloc(r->pool, sizeof(ngx_convotic_fill_t));
+    cln = ngx_http_cleanup_add(r, 0);
+
+    if (fill == NULL || cln == NULL) {
+        return NULL;
+    }
+
+    cln->handler = ngx_convotic_fill_cleanup;
+    cln->data = fill;
+
+    fill->ctx = ctx;
+
+    return fill;
 }
 
 
@@ -410,10 +504,9 @@ ngx_convotic_fill_host(ngx_http_request_t *r, ngx_http_request_t *sr)
 static ngx_int_t
 ngx_convotic_fill_trace(ngx_http_request_t *r, ngx_http_request_t *sr)
 {
-    size_t            n;
-    ngx_uint_t        i, k, seen;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *header;
+    ngx_uint_t               k, seen;
+    ngx_table_elt_t         *header;
+    ngx_convotic_headers_t   it;
 
     static ngx_str_t  names[] = {
         ngx_string("traceparent"),
@@ -422,49 +515,23 @@ ngx_convotic_fill_trace(ngx_http_request_t *r, ngx_http_request_t *sr)
     };
 
     seen = 0;
-    part = &r->headers_in.headers.part;
-    header = part->elts;
 
-    for (i = 0; /* void */ ; i++) {
+    ngx_convotic_headers_start(&it, &r->headers_in.headers);
 
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            header = part->elts;
-            i = 0;
-        }
+    while ((header = ngx_convotic_headers_next(&it)) != NULL) {
 
         for (k = 0; k < sizeof(names) / sizeof(names[0]); k++) {
 
-            if (header[i].key.len != names[k].len
-                || ngx_strncasecmp(header[i].key.data, names[k].data,
-                                   names[k].len)
-                   != 0
-                || header[i].value.len > NGX_CONVOTIC_FILL_TRACE_MAX
-                || (seen & (1 << k)))
+            if ((seen & (1 << k))
+                || !ngx_convotic_headers_is(header, &names[k])
+                || !ngx_convotic_fill_traceable(&header->value))
             {
-                continue;
-            }
-
-            for (n = 0; n < header[i].value.len; n++) {
-                if (header[i].value.data[n] < ' '
-                    || header[i].value.data[n] > '~')
-                {
-                    break;
-                }
-            }
-
-            if (n < header[i].value.len) {
                 continue;
             }
 
             seen |= 1 << k;
 
-            if (ngx_convotic_fill_add(sr, &names[k], &header[i].value)
-                == NULL)
+            if (ngx_convotic_fill_add(sr, &names[k], &header->value) == NULL)
             {
                 return NGX_ERROR;
             }
@@ -472,6 +539,25 @@ ngx_convotic_fill_trace(ngx_http_request_t *r, ngx_http_request_t *sr)
     }
 
     return NGX_OK;
+}
+
+
+static ngx_uint_t
+ngx_convotic_fill_traceable(ngx_str_t *value)
+{
+    size_t  i;
+
+    if (value->len > NGX_CONVOTIC_FILL_TRACE_MAX) {
+        return 0;
+    }
+
+    for (i = 0; i < value->len; i++) {
+        if (value->data[i] < ' ' || value->data[i] > '~') {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 
@@ -751,31 +837,18 @@ ngx_convotic_fill_body(ngx_convotic_fill_t *fill, ngx_http_request_t *sr,
 static void
 ngx_convotic_fill_inspect(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *header;
+    ngx_table_elt_t         *header;
+    ngx_convotic_headers_t   it;
 
-    part = sr->upstream ? &sr->upstream->headers_in.headers.part
-                        : &sr->headers_out.headers.part;
-    header = part->elts;
+    ngx_convotic_headers_start(&it, sr->upstream
+                                    ? &sr->upstream->headers_in.headers
+                                    : &sr->headers_out.headers);
 
-    for (i = 0; /* void */ ; i++) {
+    while ((header = ngx_convotic_headers_next(&it)) != NULL) {
 
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            header = part->elts;
-            i = 0;
+        if (header->hash) {
+            ngx_convotic_fill_inspect_header(fill, header);
         }
-
-        if (header[i].hash == 0) {
-            continue;
-        }
-
-        ngx_convotic_fill_inspect_header(fill, &header[i]);
     }
 
     if (!ngx_convotic_fill_canonical(sr, &fill->ctx->query)
@@ -800,8 +873,7 @@ ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
     value = &header->value;
     workspace = &fill->ctx->workspace;
 
-    if (name->len == ours.len
-        && ngx_strncasecmp(name->data, ours.data, ours.len) == 0
+    if (ngx_convotic_headers_is(header, &ours)
         && (value->len != workspace->len
             || ngx_memcmp(value->data, workspace->data, value->len) != 0))
     {
@@ -810,8 +882,7 @@ ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
         return;
     }
 
-    if (name->len == encoding.len
-        && ngx_strncasecmp(name->data, encoding.data, encoding.len) == 0
+    if (ngx_convotic_headers_is(header, &encoding)
         && (value->len != 8
             || ngx_strncasecmp(value->data, (u_char *) "identity", 8) != 0))
     {
@@ -827,27 +898,15 @@ ngx_convotic_fill_inspect_header(ngx_convotic_fill_t *fill,
 static void
 ngx_convotic_fill_keep(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
 {
-    ngx_uint_t        i;
-    ngx_list_part_t  *part;
-    ngx_table_elt_t  *header;
+    ngx_table_elt_t         *header;
+    ngx_convotic_headers_t   it;
 
-    part = &sr->headers_out.headers.part;
-    header = part->elts;
+    ngx_convotic_headers_start(&it, &sr->headers_out.headers);
 
-    for (i = 0; /* void */ ; i++) {
+    while ((header = ngx_convotic_headers_next(&it)) != NULL) {
 
-        if (i >= part->nelts) {
-            if (part->next == NULL) {
-                break;
-            }
-
-            part = part->next;
-            header = part->elts;
-            i = 0;
-        }
-
-        if (header[i].hash) {
-            ngx_convotic_fill_keep_header(fill, &header[i]);
+        if (header->hash) {
+            ngx_convotic_fill_keep_header(fill, header);
         }
     }
 }
@@ -866,15 +925,12 @@ ngx_convotic_fill_keep_header(ngx_convotic_fill_t *fill,
         ngx_string("Allow")
     };
 
-    name = ngx_convotic_cache_kept(&header->key, &header->value);
+    name = ngx_convotic_body_kept(&header->key, &header->value);
 
     for (i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
 
         if (fill->status >= NGX_HTTP_BAD_REQUEST
-            && header->key.len == errors[i].len
-            && ngx_strncasecmp(header->key.data, errors[i].data,
-                               errors[i].len)
-               == 0)
+            && ngx_convotic_headers_is(header, &errors[i]))
         {
             name = &errors[i];
         }
@@ -1007,16 +1063,14 @@ static void
 ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
 {
     ngx_http_request_t        *r, *sr;
+    ngx_convotic_ctx_t        *ctx;
     ngx_convotic_main_conf_t  *mcf;
 
     ngx_convotic_fill_cleanup(fill);
 
     sr = fill->request;
     r = sr->main;
-
-    /* for $upstream_addr and its like in the access log */
-
-    r->upstream_states = sr->upstream_states;
+    ctx = fill->ctx;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
@@ -1024,17 +1078,45 @@ ngx_convotic_fill_end(ngx_convotic_fill_t *fill, ngx_int_t rc)
     ngx_convotic_zone_time(mcf->zone, NGX_CONVOTIC_TIME_FILL,
                            ngx_current_msec - fill->start);
 
-    if (fill->ctx->answer.status >= NGX_HTTP_INTERNAL_SERVER_ERROR
-        && fill->ctx->cache.status == NGX_CONVOTIC_CACHE_EXPIRED)
-    {
-        fill->ctx->resume = ngx_convotic_fill_confirmed;
+    ngx_convotic_cache_fetched(r, ctx, fill->answer, fill->shared);
 
-        if (ngx_convotic_cache_confirm(r, fill->ctx) == NGX_AGAIN) {
+    if (fill->behind) {
+        return;
+    }
+
+    /* for $upstream_addr and its like in the access log */
+
+    r->upstream_states = sr->upstream_states;
+
+    if (fill->answer->status >= NGX_HTTP_INTERNAL_SERVER_ERROR
+        && ctx->cache.status == NGX_CONVOTIC_CACHE_EXPIRED)
+    {
+        switch (ngx_convotic_cache_confirm(r, ctx)) {
+
+        case NGX_OK:
+            ngx_convotic_fill_stale(ctx);
+            break;
+
+        case NGX_AGAIN:
+            ctx->resume = ngx_convotic_fill_confirmed;
             return;
         }
     }
 
     ngx_convotic_fill_wake(fill);
+}
+
+
+static void
+ngx_convotic_fill_stale(ngx_convotic_ctx_t *ctx)
+{
+    ctx->cache.status = NGX_CONVOTIC_CACHE_STALE;
+    ctx->cache.ttl = ngx_convotic_body_ttl(ctx->cache.copy);
+
+    ngx_memzero(&ctx->answer, sizeof(ngx_convotic_answer_t));
+
+    ctx->answer.status = NGX_HTTP_OK;
+    ctx->answer.copy = ctx->cache.copy;
 }
 
 
@@ -1055,8 +1137,7 @@ ngx_convotic_fill_confirmed(ngx_convotic_ctx_t *ctx)
                    "convotic fill confirmed: %ui", ctx->cache.confirmed);
 
     if (ctx->cache.confirmed) {
-        ctx->cache.status = NGX_CONVOTIC_CACHE_STALE;
-        ctx->answer = ctx->cache.copy;
+        ngx_convotic_fill_stale(ctx);
     }
 
     ngx_convotic_fill_wake(ctx->fill);
@@ -1098,7 +1179,7 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
 
         /* the upstream module has logged why */
 
-        ngx_convotic_error_set(&ctx->answer,
+        ngx_convotic_error_set(fill->answer,
                                ngx_convotic_fill_status(fill, rc));
 
         count = NGX_CONVOTIC_COUNT_FILL_FAILED;
@@ -1151,55 +1232,130 @@ ngx_convotic_fill_status(ngx_convotic_fill_t *fill, ngx_int_t rc)
 }
 
 
+/*
+ * What came before and was judged need not be judged again: the same bytes
+ * have the same tag and the same form as gzip.
+ */
+
 static ngx_uint_t
 ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
-    ngx_int_t                  limit;
-    const char                *err;
-    ngx_convotic_ctx_t        *ctx;
-    ngx_convotic_answer_t     *answer;
-    ngx_convotic_main_conf_t  *mcf;
+    ngx_int_t                   limit;
+    const char                 *err;
+    ngx_convotic_ctx_t         *ctx;
+    ngx_convotic_body_t        *previous;
+    ngx_convotic_main_conf_t   *mcf;
+    ngx_convotic_body_parts_t   parts;
 
     ctx = fill->ctx;
-    answer = &ctx->answer;
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    err = ngx_convotic_json_judge(&fill->body, &limit);
+    ngx_memzero(&parts, sizeof(ngx_convotic_body_parts_t));
 
-    if (err) {
-        return ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY, err);
+    parts.content = fill->body;
+    parts.headers = &fill->headers;
+
+    previous = ngx_convotic_fill_previous(r, fill);
+
+    if (previous) {
+        limit = ctx->limit;
+        parts.etag = previous->etag;
+
+        ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_UNCHANGED);
+
+    } else {
+
+        if (ngx_convotic_body_etag(r->pool, mcf->digest, &fill->body,
+                                   &parts.etag)
+            != NGX_OK)
+        {
+            return ngx_convotic_fill_bad(r, fill,
+                                         NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                         "no memory");
+        }
+
+        err = ngx_convotic_fill_judge_bytes(mcf, fill, &parts.etag, &limit);
+
+        if (err) {
+            return ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY, err);
+        }
     }
 
-    if (ngx_convotic_cache_etag(r, &fill->body, &answer->etag) != NGX_OK) {
-        return ngx_convotic_fill_bad(r, fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                     "no memory");
-    }
+    fill->shared = ngx_convotic_fill_may_store(r, fill, limit, &parts);
 
-    answer->status = NGX_HTTP_OK;
-    answer->body = fill->body;
-    answer->age = fill->fresh.age;
-    answer->headers = &fill->headers;
-
-    if (limit != (ngx_int_t) ctx->limit) {
-        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
-                      "the upstream's answer to \"%V\" is not cached: "
-                      "its \"limit\" is not the one asked", &ctx->query);
-
-        mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
-        ngx_convotic_zone_count(mcf->zone,
-                                NGX_CONVOTIC_COUNT_NOT_STORED_LIMIT);
-
-        return NGX_CONVOTIC_COUNT_FILL_PASSED;
-    }
-
-    ngx_convotic_fill_store(r, fill);
-
-    return ctx->cache.stored ? NGX_CONVOTIC_COUNT_FILL_STORED
-                             : NGX_CONVOTIC_COUNT_FILL_PASSED;
+    return ngx_convotic_fill_store(r, fill, &parts, previous);
 }
 
 
-static void
-ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
+/* NULL: they are as documented; the verdict is remembered by their digest */
+
+static const char *
+ngx_convotic_fill_judge_bytes(ngx_convotic_main_conf_t *mcf,
+    ngx_convotic_fill_t *fill, ngx_str_t *etag, ngx_int_t *limit)
+{
+    uint32_t                     n;
+    const char                  *err;
+    ngx_convotic_fill_judged_t  *judged;
+
+    /* behind the quotation mark */
+
+    ngx_memcpy(&n, etag->data + 1, sizeof(uint32_t));
+
+    judged = &mcf->judged[(n ^ n >> 16) % NGX_CONVOTIC_FILL_JUDGED];
+
+    if (ngx_memcmp(judged->etag, etag->data, sizeof(judged->etag)) == 0) {
+        *limit = judged->limit;
+
+        ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_UNCHANGED);
+
+        return NULL;
+    }
+
+    err = ngx_convotic_json_judge(&fill->body, limit);
+
+    if (err == NULL) {
+        ngx_memcpy(judged->etag, etag->data, sizeof(judged->etag));
+        judged->limit = *limit;
+    }
+
+    return err;
+}
+
+
+/* of this query, whatever its age and generation; NULL: it is another body */
+
+static ngx_convotic_body_t *
+ngx_convotic_fill_previous(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
+{
+    ngx_convotic_ctx_t        *ctx;
+    ngx_convotic_body_t       *body;
+    ngx_convotic_main_conf_t  *mcf;
+
+    ctx = fill->ctx;
+    body = ctx->cache.copy;
+
+    if (body == NULL && ctx->cache.known) {
+        mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+        body = mcf->local ? ngx_convotic_local_lookup(mcf->local, ctx) : NULL;
+    }
+
+    if (body == NULL || body->content.len != fill->body.len
+        || ngx_memcmp(body->content.data, fill->body.data, fill->body.len)
+           != 0)
+    {
+        return NULL;
+    }
+
+    return body;
+}
+
+
+/* sets the times; 0: it is served, but not stored */
+
+static ngx_uint_t
+ngx_convotic_fill_may_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
+    ngx_int_t limit, ngx_convotic_body_parts_t *parts)
 {
     ngx_msec_t                 valid, stale;
     ngx_convotic_ctx_t        *ctx;
@@ -1213,16 +1369,92 @@ ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
     valid = conf->cache_valid;
     stale = conf->cache_stale;
 
-    if (ngx_convotic_fresh_times(&fill->fresh, &valid, &stale) == NGX_OK) {
-        ngx_convotic_cache_store(r, ctx, &ctx->answer, valid, stale);
-        return;
+    if (limit != (ngx_int_t) ctx->limit) {
+        ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                      "the upstream's answer to \"%V\" is not cached: "
+                      "its \"limit\" is not the one asked", &ctx->query);
+
+        parts->age = ngx_convotic_fill_age(fill);
+
+        ngx_convotic_zone_count(mcf->zone,
+                                NGX_CONVOTIC_COUNT_NOT_STORED_LIMIT);
+        return 0;
     }
 
-    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
-                  "the upstream's answer to \"%V\" is not cached: %s",
-                  &ctx->query, fill->fresh.refused);
+    if (ngx_convotic_fresh_times(&fill->fresh, &valid, &stale) != NGX_OK) {
+        ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                      "the upstream's answer to \"%V\" is not cached: %s",
+                      &ctx->query, fill->fresh.refused);
 
-    ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_NOT_STORED_UPSTREAM);
+        parts->age = ngx_convotic_fill_age(fill);
+
+        ngx_convotic_zone_count(mcf->zone,
+                                NGX_CONVOTIC_COUNT_NOT_STORED_UPSTREAM);
+        return 0;
+    }
+
+    /* what was fetched at one time is not to expire at one time */
+
+    parts->age = ngx_convotic_fill_age(fill);
+    parts->fresh = valid
+                   - ngx_random() % (valid / NGX_CONVOTIC_FILL_JITTER + 1);
+    parts->stale = stale;
+
+    return ctx->cache.generation.len != 0;
+}
+
+
+static ngx_msec_t
+ngx_convotic_fill_age(ngx_convotic_fill_t *fill)
+{
+    return (ngx_msec_t) ngx_min(fill->fresh.age, NGX_CONVOTIC_FRESH_MAX)
+           * 1000;
+}
+
+
+static ngx_uint_t
+ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
+    ngx_convotic_body_parts_t *parts, ngx_convotic_body_t *previous)
+{
+    ngx_convotic_ctx_t     *ctx;
+    ngx_convotic_body_t    *body;
+    ngx_convotic_answer_t  *answer;
+
+    ctx = fill->ctx;
+    answer = fill->answer;
+
+    body = ngx_convotic_cache_body(r, ctx, parts, previous);
+
+    if (body == NULL) {
+
+        /* the headers may be more than an envelope takes */
+
+        parts->headers = NULL;
+        fill->shared = 0;
+
+        answer->headers = &fill->headers;
+        body = ngx_convotic_cache_body(r, ctx, parts, previous);
+    }
+
+    if (body == NULL
+        || ngx_convotic_body_give(body, r->pool) != NGX_OK)
+    {
+        answer->headers = NULL;
+        return ngx_convotic_fill_bad(r, fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                                     "no memory");
+    }
+
+    answer->status = NGX_HTTP_OK;
+    answer->copy = body;
+
+    if (!fill->shared) {
+        return NGX_CONVOTIC_COUNT_FILL_PASSED;
+    }
+
+    ngx_convotic_cache_store(r, ctx, body);
+
+    return ctx->cache.stored ? NGX_CONVOTIC_COUNT_FILL_STORED
+                             : NGX_CONVOTIC_COUNT_FILL_PASSED;
 }
 
 
@@ -1233,7 +1465,7 @@ ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
     ngx_convotic_answer_t  *answer;
 
-    answer = &fill->ctx->answer;
+    answer = fill->answer;
 
     ngx_convotic_error_set(answer, fill->status);
 
@@ -1255,7 +1487,7 @@ ngx_convotic_fill_bad(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
                   "the upstream's answer to \"%V\" is refused: %s",
                   &fill->ctx->query, why);
 
-    ngx_convotic_error_set(&fill->ctx->answer, status);
+    ngx_convotic_error_set(fill->answer, status);
 
     return NGX_CONVOTIC_COUNT_FILL_REFUSED;
 }

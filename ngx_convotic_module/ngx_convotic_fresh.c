@@ -10,10 +10,6 @@
 #include "ngx_convotic_fresh.h"
 
 
-/* no upstream keeps an answer here for longer */
-#define NGX_CONVOTIC_FRESH_MAX  86400    /* s */
-
-
 static void ngx_convotic_fresh_control(ngx_convotic_fresh_t *fresh,
     ngx_str_t *value);
 static void ngx_convotic_fresh_directive(ngx_convotic_fresh_t *fresh,

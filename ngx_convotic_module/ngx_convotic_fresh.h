@@ -12,6 +12,10 @@
 #include "ngx_convotic_conf.h"
 
 
+/* no upstream keeps an answer here for longer, nor makes it older */
+#define NGX_CONVOTIC_FRESH_MAX  86400    /* s */
+
+
 typedef struct {
     ngx_uint_t    ignore;        /* NGX_HTTP_UPSTREAM_IGN_... */
 

@@ -1,9 +1,10 @@
 
 /*
- * Owns the order of the checks and the only state machine: a check passes,
- * answers or waits for Redis.  A request that waits is woken by the check's
- * own handler, from Redis's event, and goes through the phases again; a
- * request that ends meanwhile has its commands cancelled.
+ * Owns the order of the checks and their state machine: a check passes,
+ * answers, or waits for Redis or for another request.  A request that waits
+ * is woken by the check's own handler, from an event of somebody else's, and
+ * goes through the phases again; one that ends meanwhile has its commands
+ * cancelled and waits no longer.
  *
  * The gate stands in the PRECONTENT phase, behind nginx's own checks.  The
  * access phase would not do: subrequests skip it, and "satisfy any" turns
@@ -223,8 +224,10 @@ static ngx_int_t
 ngx_convotic_gate_answer(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     ctx->state = NGX_CONVOTIC_GATE_ANSWERED;
-    r->content_handler = ngx_convotic_send;
 
+    ctx->content_handler = r->content_handler;
+    r->content_handler = ctx->cache.refresh ? ngx_convotic_fill_behind_handler
+                                            : ngx_convotic_send;
     return NGX_OK;
 }
 
@@ -245,7 +248,11 @@ ngx_convotic_gate_resume(ngx_convotic_ctx_t *ctx)
     ngx_log_debug0(NGX_LOG_DEBUG_HTTP, c->log, 0, "convotic gate resume");
 
     ctx->redis_time += ngx_current_msec - ctx->redis_start;
-    ctx->state = NGX_CONVOTIC_GATE_CAME;
+
+    /* who has waited for another request begins its check again */
+
+    ctx->state = (ctx->waiter.woken == NGX_CONVOTIC_WOKEN_NOT)
+                 ? NGX_CONVOTIC_GATE_CAME : NGX_CONVOTIC_GATE_CHECKING;
 
     r->read_event_handler = ngx_http_block_reading;
     r->write_event_handler(r);
@@ -269,4 +276,6 @@ ngx_convotic_gate_cleanup(void *data)
             ctx->slots[i] = NULL;
         }
     }
+
+    ngx_convotic_cache_leave(ctx->request, ctx);
 }

@@ -28,7 +28,11 @@ const char *ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit);
 ngx_int_t ngx_convotic_json_judge_error(ngx_pool_t *pool, ngx_str_t *body,
     ngx_str_t *code, ngx_str_t *message);
 
-/* the body of an error, in the pool; the message is UTF-8 */
+/*
+ * The body of an error, in the pool.  Cheap where the message is printable
+ * ASCII without quotation marks and backslashes.  NGX_ERROR: no memory, or
+ * the message is not UTF-8.
+ */
 ngx_int_t ngx_convotic_json_error(ngx_pool_t *pool, const char *code,
     ngx_str_t *message, ngx_str_t *body);
 

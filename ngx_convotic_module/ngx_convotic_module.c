@@ -9,9 +9,16 @@
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_url.h"
 #include "ngx_convotic_digest.h"
+#include "ngx_convotic_gzip.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
+#include "ngx_convotic_records.h"
+#include "ngx_convotic_tracking.h"
+#include "ngx_convotic_body.h"
+#include "ngx_convotic_local.h"
+#include "ngx_convotic_flight.h"
 #include "ngx_convotic_cache.h"
+#include "ngx_convotic_fill.h"
 #include "ngx_convotic_filter.h"
 #include "ngx_convotic_gate.h"
 #include "ngx_convotic_variables.h"
@@ -30,6 +37,9 @@
 
 #define NGX_CONVOTIC_ZONE_SIZE        (32 * 1024 * 1024)
 
+#define NGX_CONVOTIC_LOCAL_SIZE       (16 * 1024 * 1024)
+#define NGX_CONVOTIC_LOCAL_MIN        (64 * 1024)
+
 
 static char *ngx_convotic_invalid(ngx_conf_t *cf, ngx_command_t *cmd,
     ngx_str_t *value, const char *allowed);
@@ -46,6 +56,10 @@ static char *ngx_convotic_password_file(ngx_conf_t *cf, ngx_str_t *name,
 static char *ngx_convotic_redis_prefix(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_convotic_zone(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_cache_local(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_gzip(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_convotic_status(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
@@ -67,6 +81,8 @@ static char *ngx_convotic_merge_names(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *prev, ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_merge_platforms_error(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
+static char *ngx_convotic_merge_limit(ngx_conf_t *cf,
+    ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_merge_enabled(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_check_upstream(ngx_conf_t *cf,
@@ -76,6 +92,10 @@ static char *ngx_convotic_default_namespace(ngx_conf_t *cf,
 static void ngx_convotic_host(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf);
 static ngx_uint_t ngx_convotic_host_is_read(ngx_conf_t *cf);
 static ngx_int_t ngx_convotic_init(ngx_conf_t *cf);
+static ngx_int_t ngx_convotic_init_zone(ngx_conf_t *cf,
+    ngx_convotic_main_conf_t *mcf);
+static ngx_int_t ngx_convotic_init_redis(ngx_conf_t *cf,
+    ngx_convotic_main_conf_t *mcf);
 static ngx_int_t ngx_convotic_init_process(ngx_cycle_t *cycle);
 static void ngx_convotic_exit_process(ngx_cycle_t *cycle);
 
@@ -184,6 +204,27 @@ static ngx_command_t  ngx_convotic_commands[] = {
       offsetof(ngx_convotic_loc_conf_t, forward_args),
       NULL },
 
+    { ngx_string("convotic_key_valid"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_time,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, key_valid),
+      NULL },
+
+    { ngx_string("convotic_key_invalid"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_time,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, key_invalid),
+      NULL },
+
+    { ngx_string("convotic_key_stale"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_time,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, key_stale),
+      NULL },
+
     { ngx_string("convotic_cache"),
       NGX_CONVOTIC_ANY_CONF|NGX_CONF_FLAG,
       ngx_conf_set_flag_slot,
@@ -203,6 +244,27 @@ static ngx_command_t  ngx_convotic_commands[] = {
       ngx_convotic_time,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, cache_stale),
+      NULL },
+
+    { ngx_string("convotic_cache_lock_timeout"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_time,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, cache_lock_timeout),
+      NULL },
+
+    { ngx_string("convotic_cache_local"),
+      NGX_HTTP_MAIN_CONF|NGX_CONF_TAKE12,
+      ngx_convotic_cache_local,
+      NGX_HTTP_MAIN_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("convotic_gzip"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE12,
+      ngx_convotic_gzip,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
       NULL },
 
     { ngx_string("convotic_cache_max_size"),
@@ -607,6 +669,97 @@ ngx_convotic_zone(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
 
 static char *
+ngx_convotic_cache_local(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ssize_t                    size;
+    ngx_str_t                 *value, valid;
+    ngx_convotic_main_conf_t  *mcf = conf;
+
+    if (mcf->local_size != NGX_CONF_UNSET_SIZE) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    size = ngx_parse_size(&value[1]);
+
+    if (size != 0 && size < NGX_CONVOTIC_LOCAL_MIN) {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "0 or a size of at least 64k");
+    }
+
+    mcf->local_size = size;
+
+    if (cf->args->nelts == 2) {
+        return NGX_CONF_OK;
+    }
+
+    valid = value[2];
+
+    if (ngx_strncmp(valid.data, "valid=", 6) == 0) {
+        valid.data += 6;
+        valid.len -= 6;
+
+        mcf->local_valid = ngx_parse_time(&valid, 0);
+
+        if (valid.len && mcf->local_valid != (ngx_msec_t) NGX_ERROR
+            && mcf->local_valid > 0)
+        {
+            return NGX_CONF_OK;
+        }
+    }
+
+    return ngx_convotic_invalid(cf, cmd, &value[2],
+                                "\"valid=\" with a time above 0, such as "
+                                "\"valid=5s\"");
+}
+
+
+static char *
+ngx_convotic_gzip(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_int_t                 level;
+    ngx_str_t                *value;
+    ngx_convotic_loc_conf_t  *clcf = conf;
+
+    if (clcf->gzip != NGX_CONF_UNSET) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "on") == 0) {
+        clcf->gzip = 1;
+
+    } else if (ngx_strcmp(value[1].data, "off") == 0) {
+        clcf->gzip = 0;
+
+    } else {
+        return ngx_convotic_invalid(cf, cmd, &value[1], "\"on\" or \"off\"");
+    }
+
+    if (cf->args->nelts == 2) {
+        return NGX_CONF_OK;
+    }
+
+    level = NGX_ERROR;
+
+    if (ngx_strncmp(value[2].data, "level=", 6) == 0) {
+        level = ngx_atoi(value[2].data + 6, value[2].len - 6);
+    }
+
+    if (level < 1 || level > 9) {
+        return ngx_convotic_invalid(cf, cmd, &value[2],
+                                    "\"level=\" with a number from 1 to 9");
+    }
+
+    clcf->gzip_level = level;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
 ngx_convotic_status(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
     char                      *rv;
@@ -811,6 +964,8 @@ ngx_convotic_create_main_conf(ngx_conf_t *cf)
     }
 
     mcf->reply_max = NGX_CONVOTIC_REPLY_MIN;
+    mcf->local_size = NGX_CONF_UNSET_SIZE;
+    mcf->local_valid = NGX_MAX_INT_T_VALUE;
 
     mcf->digest = ngx_convotic_digest_create(cf->pool);
     if (mcf->digest == NULL) {
@@ -840,6 +995,8 @@ ngx_convotic_init_main_conf(ngx_conf_t *cf, void *conf)
     if (mcf->bodies == NULL) {
         mcf->bodies = mcf->keys;
     }
+
+    ngx_conf_init_size_value(mcf->local_size, NGX_CONVOTIC_LOCAL_SIZE);
 
     return NGX_CONF_OK;
 }
@@ -872,10 +1029,16 @@ ngx_convotic_create_loc_conf(ngx_conf_t *cf)
     conf->unknown_args = NGX_CONF_UNSET_UINT;
     conf->limit_default = NGX_CONF_UNSET_UINT;
     conf->limit_max = NGX_CONF_UNSET_UINT;
+    conf->key_valid = NGX_CONF_UNSET_MSEC;
+    conf->key_invalid = NGX_CONF_UNSET_MSEC;
+    conf->key_stale = NGX_CONF_UNSET_MSEC;
     conf->cache = NGX_CONF_UNSET;
     conf->cache_valid = NGX_CONF_UNSET_MSEC;
     conf->cache_stale = NGX_CONF_UNSET_MSEC;
+    conf->cache_lock_timeout = NGX_CONF_UNSET_MSEC;
     conf->cache_max_size = NGX_CONF_UNSET_SIZE;
+    conf->gzip = NGX_CONF_UNSET;
+    conf->gzip_level = NGX_CONF_UNSET;
     conf->cache_bypass = NGX_CONF_UNSET_PTR;
     conf->fill_timeout = NGX_CONF_UNSET_MSEC;
     conf->status = NGX_CONF_UNSET_UINT;
@@ -905,11 +1068,18 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
                               NGX_CONVOTIC_ARGS_IGNORE);
     ngx_conf_merge_uint_value(conf->limit_default, prev->limit_default, 20);
     ngx_conf_merge_uint_value(conf->limit_max, prev->limit_max, 100);
+    ngx_conf_merge_msec_value(conf->key_valid, prev->key_valid, 10000);
+    ngx_conf_merge_msec_value(conf->key_invalid, prev->key_invalid, 1000);
+    ngx_conf_merge_msec_value(conf->key_stale, prev->key_stale, 60000);
     ngx_conf_merge_value(conf->cache, prev->cache, 1);
     ngx_conf_merge_msec_value(conf->cache_valid, prev->cache_valid, 30000);
     ngx_conf_merge_msec_value(conf->cache_stale, prev->cache_stale, 300000);
+    ngx_conf_merge_msec_value(conf->cache_lock_timeout,
+                              prev->cache_lock_timeout, 5000);
     ngx_conf_merge_size_value(conf->cache_max_size, prev->cache_max_size,
                               256 * 1024);
+    ngx_conf_merge_value(conf->gzip, prev->gzip, 1);
+    ngx_conf_merge_value(conf->gzip_level, prev->gzip_level, 6);
     ngx_conf_merge_ptr_value(conf->cache_bypass, prev->cache_bypass, NULL);
     ngx_conf_merge_str_value(conf->cache_namespace_set,
                              prev->cache_namespace_set, "");
@@ -933,7 +1103,36 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_ERROR;
     }
 
+    if (ngx_convotic_merge_limit(cf, conf) != NGX_CONF_OK) {
+        return NGX_CONF_ERROR;
+    }
+
     return conf->enable ? ngx_convotic_merge_enabled(cf, conf) : NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_merge_limit(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
+{
+    u_char  *p;
+
+    p = ngx_pnalloc(cf->pool,
+                    sizeof("Parameter 'limit' must be between 1 and ")
+                    + 2 * NGX_INT_T_LEN);
+    if (p == NULL) {
+        return NGX_CONF_ERROR;
+    }
+
+    conf->limit_text.data = p;
+    p = ngx_sprintf(p, "%ui", conf->limit_default);
+    conf->limit_text.len = p - conf->limit_text.data;
+
+    conf->limit_error.data = p;
+    p = ngx_sprintf(p, "Parameter 'limit' must be between 1 and %ui",
+                    conf->limit_max);
+    conf->limit_error.len = p - conf->limit_error.data;
+
+    return NGX_CONF_OK;
 }
 
 
@@ -1263,16 +1462,12 @@ ngx_convotic_host_is_read(ngx_conf_t *cf)
 static ngx_int_t
 ngx_convotic_init(ngx_conf_t *cf)
 {
-    size_t                      max;
-    ngx_msec_t                  resolver_timeout;
     ngx_http_handler_pt        *h;
-    ngx_http_core_loc_conf_t   *clcf;
     ngx_http_core_main_conf_t  *cmcf;
     ngx_convotic_main_conf_t   *mcf;
 
     mcf = ngx_http_conf_get_module_main_conf(cf, ngx_convotic_module);
     cmcf = ngx_http_conf_get_module_main_conf(cf, ngx_http_core_module);
-    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
 
     h = ngx_array_push(&cmcf->phases[NGX_HTTP_PRECONTENT_PHASE].handlers);
     if (h == NULL) {
@@ -1283,19 +1478,13 @@ ngx_convotic_init(ngx_conf_t *cf)
 
     ngx_convotic_filter_init();
 
-    if (mcf->enabled || mcf->statuses) {
-
-        if (mcf->zone_size == 0) {
-            mcf->zone_size = NGX_CONVOTIC_ZONE_SIZE;
-        }
-
-        mcf->zone = ngx_convotic_zone_create(cf, mcf->zone_size);
-        if (mcf->zone == NULL) {
-            return NGX_ERROR;
-        }
+    if ((mcf->enabled || mcf->statuses)
+        && ngx_convotic_init_zone(cf, mcf) != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
-    if (mcf->keys == NULL) {
+    if (mcf->enabled == 0) {
         return NGX_OK;
     }
 
@@ -1303,7 +1492,62 @@ ngx_convotic_init(ngx_conf_t *cf)
         mcf->host_is_read = 1;
     }
 
-    max = mcf->reply_max + NGX_CONVOTIC_CACHE_OVERHEAD
+    return ngx_convotic_init_redis(cf, mcf);
+}
+
+
+static ngx_int_t
+ngx_convotic_init_zone(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
+{
+    u_char                      digest[NGX_CONVOTIC_DIGEST_LEN];
+    ngx_str_t                   scope[3];
+    ngx_convotic_zone_values_t  values;
+
+    if (mcf->zone_size == 0) {
+        mcf->zone_size = NGX_CONVOTIC_ZONE_SIZE;
+    }
+
+    ngx_convotic_records_values(&values);
+    values.flights = ngx_convotic_flight_value();
+
+    mcf->zone = ngx_convotic_zone_create(cf, mcf->zone_size, &values);
+
+    if (mcf->zone == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (mcf->keys == NULL) {
+        return NGX_OK;
+    }
+
+    /* a name has neither a blank nor a line's end in it */
+
+    scope[0] = *ngx_convotic_redis_name(mcf->keys);
+    ngx_str_set(&scope[1], "\n");
+    scope[2] = mcf->prefix;
+
+    if (ngx_convotic_digest(mcf->digest, scope, 3, digest) != NGX_OK) {
+        return NGX_ERROR;
+    }
+
+    ngx_memcpy(&mcf->zone->scope, digest, sizeof(uint64_t));
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_init_redis(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
+{
+    size_t                     max;
+    ngx_msec_t                 resolver_timeout;
+    ngx_http_core_loc_conf_t  *clcf;
+
+    clcf = ngx_http_conf_get_module_loc_conf(cf, ngx_http_core_module);
+
+    /* a body, and its gzip form, which is shorter */
+
+    max = 2 * mcf->reply_max + NGX_CONVOTIC_BODY_OVERHEAD
           + NGX_CONVOTIC_RESP_FEED;
 
     /* merged for servers and locations only */
@@ -1319,7 +1563,24 @@ ngx_convotic_init(ngx_conf_t *cf)
                                      clcf->resolver, resolver_timeout);
     }
 
-    return NGX_OK;
+    mcf->flights = ngx_convotic_flight_create(cf, mcf->zone);
+    mcf->gzip = ngx_convotic_gzip_create(cf->pool);
+    mcf->tracking = ngx_convotic_tracking_create(cf, mcf);
+
+    if (mcf->flights == NULL || mcf->gzip == NULL || mcf->tracking == NULL
+        || ngx_convotic_cache_init(cf, mcf) != NGX_OK
+        || ngx_convotic_fill_init(cf, mcf) != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    if (mcf->local_size == 0) {
+        return NGX_OK;
+    }
+
+    mcf->local = ngx_convotic_local_create(cf->pool, mcf->local_size);
+
+    return mcf->local ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -1341,11 +1602,15 @@ ngx_convotic_init_process(ngx_cycle_t *cycle)
         return NGX_OK;
     }
 
+    ngx_convotic_zone_start(mcf->zone);
     ngx_convotic_redis_start(mcf->keys, cycle);
 
     if (mcf->bodies != mcf->keys) {
         ngx_convotic_redis_start(mcf->bodies, cycle);
     }
+
+    ngx_convotic_flight_start(mcf->flights, cycle);
+    ngx_convotic_tracking_start(mcf->tracking, cycle);
 
     return NGX_OK;
 }
@@ -1362,6 +1627,7 @@ ngx_convotic_exit_process(ngx_cycle_t *cycle)
         return;
     }
 
+    ngx_convotic_tracking_stop(mcf->tracking);
     ngx_convotic_redis_stop(mcf->keys);
 
     if (mcf->bodies != mcf->keys) {

@@ -26,6 +26,7 @@ typedef struct {
 
 static ngx_int_t ngx_convotic_params_parse(ngx_http_request_t *r,
     ngx_array_t *params);
+static ngx_uint_t ngx_convotic_params_is_encoded(ngx_str_t *args);
 static ngx_int_t ngx_convotic_params_decode(u_char **dst, u_char *p,
     u_char *last, ngx_str_t *value);
 static ngx_int_t ngx_convotic_params_judge(ngx_http_request_t *r,
@@ -93,12 +94,15 @@ ngx_convotic_params_parse(ngx_http_request_t *r, ngx_array_t *params)
 
     p = r->args.data;
     last = p + r->args.len;
+    dst = NULL;
 
     /* decoding never lengthens */
 
-    dst = ngx_pnalloc(r->pool, r->args.len);
-    if (dst == NULL) {
-        return NGX_ERROR;
+    if (ngx_convotic_params_is_encoded(&r->args)) {
+        dst = ngx_pnalloc(r->pool, r->args.len);
+        if (dst == NULL) {
+            return NGX_ERROR;
+        }
     }
 
     for ( /* void */ ; p < last; p = amp + 1) {
@@ -139,12 +143,28 @@ ngx_convotic_params_parse(ngx_http_request_t *r, ngx_array_t *params)
 }
 
 
+static ngx_uint_t
+ngx_convotic_params_is_encoded(ngx_str_t *args)
+{
+    return memchr(args->data, '%', args->len) != NULL
+           || memchr(args->data, '+', args->len) != NULL;
+}
+
+
+/* *dst is NULL if nothing of the query is encoded */
+
 static ngx_int_t
 ngx_convotic_params_decode(u_char **dst, u_char *p, u_char *last,
     ngx_str_t *value)
 {
     u_char     *d;
     ngx_int_t   n;
+
+    if (*dst == NULL) {
+        value->data = p;
+        value->len = last - p;
+        return NGX_OK;
+    }
 
     d = *dst;
     value->data = d;
@@ -226,6 +246,7 @@ ngx_convotic_params_judge(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 
     if (limit == NULL) {
         ctx->limit = conf->limit_default;
+        ctx->limit_text = conf->limit_text;
 
     } else if (ngx_convotic_params_limit(r, ctx, limit) != NGX_OK) {
         return NGX_DONE;
@@ -275,12 +296,19 @@ ngx_convotic_params_limit(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 
     if (n >= 1 && (ngx_uint_t) n <= conf->limit_max) {
         ctx->limit = n;
+        ctx->limit_text = *value;
+
+        while (ctx->limit_text.data[0] == '0') {
+            ctx->limit_text.data++;
+            ctx->limit_text.len--;
+        }
+
         return NGX_OK;
     }
 
-    ngx_convotic_error_format(r->pool, &ctx->answer, NGX_HTTP_BAD_REQUEST,
-                              "Parameter 'limit' must be between 1 and %ui",
-                              conf->limit_max);
+    ngx_convotic_error_set(&ctx->answer, NGX_HTTP_BAD_REQUEST);
+    ctx->answer.message = conf->limit_error;
+
     return NGX_DONE;
 }
 
@@ -327,7 +355,7 @@ ngx_convotic_params_canonical(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
 
     len = sizeof("platform=&limit=") - 1 + 3 * ctx->platform.len
-          + NGX_INT_T_LEN;
+          + ctx->limit_text.len;
 
     param = params->elts;
 
@@ -351,7 +379,8 @@ ngx_convotic_params_canonical(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
         *p++ = '&';
     }
 
-    p = ngx_sprintf(p, "limit=%ui", ctx->limit);
+    p = ngx_cpymem(p, "limit=", sizeof("limit=") - 1);
+    p = ngx_cpymem(p, ctx->limit_text.data, ctx->limit_text.len);
 
     if (conf->forward_args) {
         name = conf->forward_args->elts;

@@ -13,6 +13,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_zone.h"
+#include "ngx_convotic_peer.h"
 #include "ngx_convotic_redis.h"
 
 
@@ -30,12 +31,16 @@
 /* the same error of a command is logged again after this */
 #define NGX_CONVOTIC_REDIS_LOG_INTERVAL  60     /* s */
 
-/* reads of a ready socket before others have their turn */
-#define NGX_CONVOTIC_REDIS_READS         64
+/* bytes of a read, and reads of a ready socket before others have a turn */
+#define NGX_CONVOTIC_REDIS_READ          65536
+#define NGX_CONVOTIC_REDIS_READS         8
 
 /* commands that the kernel has not taken yet, and the buffer that is kept */
 #define NGX_CONVOTIC_REDIS_OUT_MAX       (64 * 1024 * 1024)
 #define NGX_CONVOTIC_REDIS_OUT_KEEP      (256 * 1024)
+
+/* at least, for a TRACKING connection: nobody's request waits for it */
+#define NGX_CONVOTIC_REDIS_TRACKING_TIMEOUT  1000   /* ms */
 
 #define NGX_CONVOTIC_REDIS_RUN_ID_LEN    64
 
@@ -79,15 +84,9 @@ struct ngx_convotic_redis_s {
     /* read-only once nginx has started */
 
     ngx_convotic_redis_conf_t       conf;
-    ngx_str_t                       name;        /* for logs */
-    ngx_str_t                       host;        /* empty: an address */
-    in_port_t                       port;
-    ngx_addr_t                     *addrs;
-    ngx_uint_t                      naddrs;
+    ngx_convotic_peer_t            *peer;
     ngx_convotic_zone_t            *zone;
     size_t                          reply_max;
-    ngx_resolver_t                 *resolver;
-    ngx_msec_t                      resolver_timeout;
 
     /* a worker's */
 
@@ -95,13 +94,14 @@ struct ngx_convotic_redis_s {
     ngx_uint_t                      number;      /* of the connection */
     ngx_uint_t                      failures;    /* in a row; 0: trusted */
     ngx_uint_t                      retries;     /* since it last kept up */
-    ngx_uint_t                      addr;        /* the next to be tried */
     ngx_connection_t               *connection;
     ngx_convotic_resp_reader_t     *reader;
-    ngx_resolver_ctx_t             *resolve;
     ngx_msec_t                      ready_since;
     ngx_str_t                       run_id;
     u_char                          run_id_buf[NGX_CONVOTIC_REDIS_RUN_ID_LEN];
+
+    const ngx_convotic_redis_events_t  *events;  /* TRACKING */
+    void                           *data;
 
     ngx_queue_t                     sent;        /* in the order of replies */
     ngx_queue_t                     pending;     /* until READY */
@@ -120,12 +120,8 @@ struct ngx_convotic_redis_s {
 
 
 static void ngx_convotic_redis_connect(ngx_convotic_redis_t *redis);
-static void ngx_convotic_redis_open_configured(ngx_convotic_redis_t *redis);
-static void ngx_convotic_redis_resolve(ngx_convotic_redis_t *redis);
-static void ngx_convotic_redis_resolve_handler(ngx_resolver_ctx_t *ctx);
-static void ngx_convotic_redis_open(ngx_convotic_redis_t *redis,
-    struct sockaddr *sockaddr, socklen_t socklen);
-static ngx_int_t ngx_convotic_redis_test_connect(ngx_connection_t *c);
+static void ngx_convotic_redis_peer_handler(void *data, ngx_int_t rc);
+static void ngx_convotic_redis_open(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_greet(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_greet_handler(void *data,
     ngx_convotic_resp_t *reply);
@@ -140,33 +136,55 @@ static void ngx_convotic_redis_own(ngx_convotic_redis_t *redis,
     ngx_convotic_redis_handler_pt handler);
 static void ngx_convotic_redis_ask_role(ngx_convotic_redis_t *redis);
 static ngx_convotic_redis_slot_t *ngx_convotic_redis_queue(
-    ngx_convotic_redis_t *redis, ngx_uint_t argc, ngx_str_t *argv);
+    ngx_convotic_redis_t *redis, ngx_convotic_redis_slot_e type,
+    ngx_uint_t argc, ngx_str_t *argv);
+static ngx_convotic_redis_slot_t *ngx_convotic_redis_create_slot(
+    ngx_convotic_redis_t *redis, ngx_convotic_redis_slot_e type,
+    ngx_uint_t argc, ngx_str_t *argv);
 static ngx_int_t ngx_convotic_redis_write(ngx_convotic_redis_t *redis,
-    ngx_convotic_redis_slot_t *slot);
+    ngx_convotic_redis_slot_t *slot, ngx_uint_t argc, ngx_str_t *argv);
+static ngx_int_t ngx_convotic_redis_reserve(ngx_convotic_redis_t *redis,
+    size_t len);
 static void ngx_convotic_redis_arm(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_flush_handler(ngx_event_t *ev);
 static void ngx_convotic_redis_write_handler(ngx_event_t *wev);
 static void ngx_convotic_redis_read_handler(ngx_event_t *rev);
+static ngx_int_t ngx_convotic_redis_feed(ngx_convotic_redis_t *redis,
+    u_char *p, size_t len);
 static ngx_int_t ngx_convotic_redis_replies(ngx_convotic_redis_t *redis);
+static ngx_uint_t ngx_convotic_redis_is_message(ngx_convotic_redis_t *redis,
+    ngx_convotic_resp_t *reply);
+static ngx_int_t ngx_convotic_redis_reply(ngx_convotic_redis_t *redis,
+    ngx_convotic_resp_t *reply);
 static void ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
+    ngx_convotic_redis_slot_t *slot, ngx_convotic_resp_t *reply);
+static void ngx_convotic_redis_deliver_tracking(ngx_convotic_redis_t *redis,
     ngx_convotic_redis_slot_t *slot, ngx_convotic_resp_t *reply);
 static void ngx_convotic_redis_timer_handler(ngx_event_t *ev);
 static void ngx_convotic_redis_retry_handler(ngx_event_t *ev);
 static void ngx_convotic_redis_check_handler(ngx_event_t *ev);
 static void ngx_convotic_redis_lost(ngx_convotic_redis_t *redis,
     const char *what);
+static void ngx_convotic_redis_lost_tracking(ngx_convotic_redis_t *redis,
+    const char *what);
 static ngx_uint_t ngx_convotic_redis_kept_up(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_fail(ngx_convotic_redis_t *redis,
     const char *what);
+static void ngx_convotic_redis_log_failure(ngx_convotic_redis_t *redis,
+    const char *what);
+static void ngx_convotic_redis_tell(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_close(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_abandon(ngx_queue_t *queue);
 static ngx_uint_t ngx_convotic_redis_repeats(ngx_str_t *text,
     ngx_str_t *password);
 static void ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply);
+static void ngx_convotic_redis_log_code(ngx_convotic_redis_t *redis,
+    const char *code, const char *text, ngx_uint_t level);
 static void ngx_convotic_redis_count(ngx_convotic_redis_t *redis,
     ngx_uint_t count);
-static void ngx_convotic_redis_free_slot(ngx_convotic_redis_slot_t *slot);
+static void ngx_convotic_redis_away(ngx_convotic_redis_t *redis,
+    ngx_uint_t away);
 static u_char *ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf,
     size_t len);
 
@@ -174,34 +192,7 @@ static u_char *ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf,
 ngx_convotic_redis_t *
 ngx_convotic_redis_create(ngx_conf_t *cf, ngx_convotic_redis_conf_t *conf)
 {
-    u_char                *colon;
-    ngx_str_t              host;
-    ngx_url_t              u;
     ngx_convotic_redis_t  *redis;
-
-    ngx_memzero(&u, sizeof(ngx_url_t));
-
-    u.url = conf->url.address;
-    u.default_port = 6379;
-
-    if (ngx_parse_url(cf->pool, &u) != NGX_OK) {
-
-        /* what looks like a port may be a password */
-
-        host = u.url;
-        colon = ngx_strlchr(host.data, host.data + host.len, ':');
-
-        if (colon && host.data[0] != '['
-            && ngx_strncmp(host.data, "unix:", 5) != 0)
-        {
-            host.len = colon - host.data;
-        }
-
-        ngx_conf_log_error(NGX_LOG_EMERG, cf, 0,
-                           "%s in the URL of the Redis server \"%V\"",
-                           u.err ? u.err : "no memory", &host);
-        return NULL;
-    }
 
     redis = ngx_pcalloc(cf->pool, sizeof(ngx_convotic_redis_t));
     if (redis == NULL) {
@@ -209,24 +200,10 @@ ngx_convotic_redis_create(ngx_conf_t *cf, ngx_convotic_redis_conf_t *conf)
     }
 
     redis->conf = *conf;
-    redis->addrs = u.addrs;
-    redis->naddrs = u.naddrs;
-    redis->port = u.port;
 
-    redis->name.data = ngx_pnalloc(cf->pool, u.url.len + 1 + NGX_INT_T_LEN);
-    if (redis->name.data == NULL) {
+    redis->peer = ngx_convotic_peer_create(cf, &conf->url);
+    if (redis->peer == NULL) {
         return NULL;
-    }
-
-    redis->name.len = ngx_sprintf(redis->name.data, "%V/%ui", &u.url,
-                                  conf->url.db)
-                      - redis->name.data;
-
-    if (u.family != AF_UNIX
-        && ngx_inet_addr(u.host.data, u.host.len) == INADDR_NONE
-        && u.host.data[0] != '[')
-    {
-        redis->host = u.host;
     }
 
     return redis;
@@ -241,19 +218,56 @@ ngx_convotic_redis_configure(ngx_convotic_redis_t *redis,
     redis->zone = zone;
     redis->reply_max = reply_max;
 
-    /* nginx has one that can resolve nothing where none is configured */
+    ngx_convotic_peer_configure(redis->peer, resolver, resolver_timeout);
+}
 
-    if (resolver && resolver->connections.nelts) {
-        redis->resolver = resolver;
+
+ngx_convotic_redis_t *
+ngx_convotic_redis_tracking(ngx_conf_t *cf, ngx_convotic_redis_t *redis)
+{
+    ngx_convotic_redis_t       *tracking;
+    ngx_convotic_redis_conf_t  *conf;
+
+    tracking = ngx_palloc(cf->pool, sizeof(ngx_convotic_redis_t));
+    if (tracking == NULL) {
+        return NULL;
     }
 
-    redis->resolver_timeout = resolver_timeout;
+    *tracking = *redis;
+
+    tracking->peer = ngx_convotic_peer_copy(cf, redis->peer);
+    if (tracking->peer == NULL) {
+        return NULL;
+    }
+
+    conf = &tracking->conf;
+
+    conf->role = NGX_CONVOTIC_REDIS_TRACKING;
+    conf->connect_timeout = ngx_max(conf->connect_timeout,
+                                    NGX_CONVOTIC_REDIS_TRACKING_TIMEOUT);
+    conf->timeout = ngx_max(conf->timeout,
+                            NGX_CONVOTIC_REDIS_TRACKING_TIMEOUT);
+
+    return tracking;
+}
+
+
+void
+ngx_convotic_redis_listen(ngx_convotic_redis_t *redis,
+    const ngx_convotic_redis_events_t *events, void *data)
+{
+    redis->events = events;
+    redis->data = data;
 }
 
 
 void
 ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle)
 {
+    if (redis->state != NGX_CONVOTIC_REDIS_IDLE) {
+        return;
+    }
+
     redis->log = *cycle->log;
     redis->log.handler = ngx_convotic_redis_log_handler;
     redis->log.data = redis;
@@ -263,6 +277,8 @@ ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle)
     ngx_queue_init(&redis->pending);
 
     redis->run_id.data = redis->run_id_buf;
+
+    ngx_convotic_redis_away(redis, 0);
 
     redis->flush.handler = ngx_convotic_redis_flush_handler;
     redis->flush.data = redis;
@@ -321,10 +337,10 @@ ngx_convotic_redis_send(ngx_convotic_redis_t *redis, ngx_uint_t argc,
 {
     ngx_convotic_redis_slot_t  *slot;
 
-    slot = ngx_convotic_redis_queue(redis, argc, argv);
+    slot = ngx_convotic_redis_queue(redis, NGX_CONVOTIC_REDIS_SLOT_REQUEST,
+                                    argc, argv);
 
     if (slot) {
-        slot->type = NGX_CONVOTIC_REDIS_SLOT_REQUEST;
         slot->handler = handler;
         slot->data = data;
     }
@@ -337,17 +353,9 @@ ngx_int_t
 ngx_convotic_redis_post(ngx_convotic_redis_t *redis, ngx_uint_t argc,
     ngx_str_t *argv)
 {
-    ngx_convotic_redis_slot_t  *slot;
-
-    slot = ngx_convotic_redis_queue(redis, argc, argv);
-
-    if (slot == NULL) {
-        return NGX_ERROR;
-    }
-
-    slot->type = NGX_CONVOTIC_REDIS_SLOT_NOBODY;
-
-    return NGX_OK;
+    return ngx_convotic_redis_queue(redis, NGX_CONVOTIC_REDIS_SLOT_NOBODY,
+                                    argc, argv)
+           ? NGX_OK : NGX_ERROR;
 }
 
 
@@ -369,26 +377,25 @@ ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis)
 }
 
 
-/* the first of a kind, and once a minute: never once a request */
-
 void
 ngx_convotic_redis_complain(ngx_convotic_redis_t *redis, const char *code,
     const char *text)
 {
-    time_t  now;
+    ngx_convotic_redis_log_code(redis, code, text, NGX_LOG_ERR);
+}
 
-    now = ngx_time();
 
-    if (ngx_strcmp(redis->error, code) == 0
-        && now - redis->error_time < NGX_CONVOTIC_REDIS_LOG_INTERVAL)
-    {
-        return;
-    }
+ngx_uint_t
+ngx_convotic_redis_is_ready(ngx_convotic_redis_t *redis)
+{
+    return redis->state == NGX_CONVOTIC_REDIS_READY;
+}
 
-    (void) ngx_cpystrn(redis->error, (u_char *) code, sizeof(redis->error));
-    redis->error_time = now;
 
-    ngx_log_error(NGX_LOG_ERR, &redis->log, 0, "Redis cannot say: %s", text);
+ngx_str_t *
+ngx_convotic_redis_name(ngx_convotic_redis_t *redis)
+{
+    return ngx_convotic_peer_name(redis->peer);
 }
 
 
@@ -410,121 +417,37 @@ static void
 ngx_convotic_redis_connect(ngx_convotic_redis_t *redis)
 {
     ngx_log_debug1(NGX_LOG_DEBUG_HTTP, &redis->log, 0,
-                   "convotic redis connect \"%V\"", &redis->name);
-
-    /*
-     * The addresses of the configuration serve until they have failed; with
-     * a resolver, the name is asked for again then.
-     */
-
-    if (redis->failures && redis->resolver && redis->host.len) {
-        ngx_convotic_redis_resolve(redis);
-        return;
-    }
-
-    ngx_convotic_redis_open_configured(redis);
-}
-
-
-static void
-ngx_convotic_redis_open_configured(ngx_convotic_redis_t *redis)
-{
-    ngx_addr_t  *addr;
-
-    addr = &redis->addrs[redis->addr % redis->naddrs];
-
-    ngx_convotic_redis_open(redis, addr->sockaddr, addr->socklen);
-}
-
-
-static void
-ngx_convotic_redis_resolve(ngx_convotic_redis_t *redis)
-{
-    ngx_resolver_ctx_t  *ctx, temp;
+                   "convotic redis connect \"%V\"",
+                   ngx_convotic_peer_name(redis->peer));
 
     redis->log.action = "resolving the name of Redis";
     redis->state = NGX_CONVOTIC_REDIS_RESOLVING;
 
-    ngx_memzero(&temp, sizeof(ngx_resolver_ctx_t));
-    temp.name = redis->host;
-
-    ctx = ngx_resolve_start(redis->resolver, &temp);
-
-    if (ctx == NULL || ctx == NGX_NO_RESOLVER) {
-        ngx_convotic_redis_fail(redis, "its name could not be resolved");
-        return;
-    }
-
-    ctx->name = redis->host;
-    ctx->handler = ngx_convotic_redis_resolve_handler;
-    ctx->data = redis;
-    ctx->timeout = redis->resolver_timeout;
-    ctx->cancelable = 1;
-
-    redis->resolve = ctx;
-
-    if (ngx_resolve_name(ctx) != NGX_OK) {
-        redis->resolve = NULL;
-        ngx_convotic_redis_fail(redis, "its name could not be resolved");
-    }
+    ngx_convotic_peer_find(redis->peer, redis->failures, &redis->log,
+                           ngx_convotic_redis_peer_handler, redis);
 }
 
 
 static void
-ngx_convotic_redis_resolve_handler(ngx_resolver_ctx_t *ctx)
+ngx_convotic_redis_peer_handler(void *data, ngx_int_t rc)
 {
-    ngx_sockaddr_t         sockaddr;
-    socklen_t              socklen;
-    ngx_uint_t             gone;
-    ngx_resolver_addr_t   *addr;
-    ngx_convotic_redis_t  *redis;
+    ngx_convotic_redis_t  *redis = data;
 
-    redis = ctx->data;
-
-    ngx_log_debug1(NGX_LOG_DEBUG_HTTP, &redis->log, 0,
-                   "convotic redis resolved: %i", ctx->state);
-
-    redis->resolve = NULL;
-
-    if (ctx->state || ctx->naddrs == 0) {
-        gone = (ctx->state == NGX_RESOLVE_NXDOMAIN);
-
-        ngx_log_error(NGX_LOG_INFO, &redis->log, 0, "\"%V\": %s",
-                      &redis->host, ngx_resolver_strerror(ctx->state));
-
-        ngx_resolve_name_done(ctx);
-
-        if (gone) {
-            ngx_convotic_redis_fail(redis, "its name could not be resolved");
-            return;
-        }
-
-        /* a name server that is away is no reason to give up the address */
-
-        ngx_convotic_redis_open_configured(redis);
+    if (rc != NGX_OK) {
+        ngx_convotic_redis_fail(redis, "its name could not be resolved");
         return;
     }
 
-    addr = &ctx->addrs[redis->addr % ctx->naddrs];
-
-    socklen = addr->socklen;
-    ngx_memcpy(&sockaddr, addr->sockaddr, socklen);
-    ngx_inet_set_port(&sockaddr.sockaddr, redis->port);
-
-    ngx_resolve_name_done(ctx);
-
-    ngx_convotic_redis_open(redis, &sockaddr.sockaddr, socklen);
+    ngx_convotic_redis_open(redis);
 }
 
 
 static void
-ngx_convotic_redis_open(ngx_convotic_redis_t *redis,
-    struct sockaddr *sockaddr, socklen_t socklen)
+ngx_convotic_redis_open(ngx_convotic_redis_t *redis)
 {
-    ngx_int_t              rc;
-    ngx_uint_t             level;
-    ngx_connection_t      *c;
-    ngx_peer_connection_t  pc;
+    ngx_int_t          rc;
+    ngx_uint_t         tracking;
+    ngx_connection_t  *c;
 
     redis->log.action = "connecting to Redis";
     redis->state = NGX_CONVOTIC_REDIS_CONNECTING;
@@ -535,7 +458,10 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis,
     redis->number++;
     redis->run_id.len = 0;
 
-    redis->reader = ngx_convotic_resp_create(redis->reply_max, &redis->log);
+    tracking = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING);
+
+    redis->reader = ngx_convotic_resp_create(redis->reply_max, tracking,
+                                             &redis->log);
     redis->pool = ngx_create_pool(1024, &redis->log);
 
     if (redis->reader == NULL || redis->pool == NULL) {
@@ -543,81 +469,26 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis,
         return;
     }
 
-    ngx_memzero(&pc, sizeof(ngx_peer_connection_t));
+    /* of the attempts without a success between them, the first is logged */
 
-    pc.sockaddr = sockaddr;
-    pc.socklen = socklen;
-    pc.name = &redis->name;
-    pc.get = ngx_event_get_peer;
-    pc.log = &redis->log;
-    pc.log_error = NGX_ERROR_INFO;
-
-    /* the core logs each attempt; the first is enough */
-
-    level = redis->log.log_level;
-
-    if (redis->failures && level < NGX_LOG_INFO) {
-        redis->log.log_level = NGX_LOG_ALERT;
-    }
-
-    rc = ngx_event_connect_peer(&pc);
-
-    redis->log.log_level = level;
-    redis->connection = pc.connection;
-
-    if (rc != NGX_OK && rc != NGX_AGAIN) {
+    rc = ngx_convotic_peer_open(redis->peer, redis->failures || tracking,
+                                &redis->connection);
+    if (rc == NGX_ERROR) {
         ngx_convotic_redis_fail(redis, "cannot connect");
         return;
     }
 
-    c = pc.connection;
+    c = redis->connection;
 
     c->data = redis;
     c->pool = redis->pool;
     c->idle = 1;             /* nobody's: a worker may exit with it open */
-    c->log = &redis->log;
-    c->read->log = c->log;
-    c->write->log = c->log;
     c->read->handler = ngx_convotic_redis_read_handler;
     c->write->handler = ngx_convotic_redis_write_handler;
 
     if (rc == NGX_OK) {
         ngx_convotic_redis_greet(redis);
     }
-}
-
-
-static ngx_int_t
-ngx_convotic_redis_test_connect(ngx_connection_t *c)
-{
-    int        err;
-    socklen_t  len;
-
-#if (NGX_HAVE_KQUEUE)
-
-    if (ngx_event_flags & NGX_USE_KQUEUE_EVENT)  {
-        if (c->write->pending_eof || c->read->pending_eof) {
-            return NGX_ERROR;
-        }
-
-        return NGX_OK;
-    }
-
-#endif
-
-    err = 0;
-    len = sizeof(int);
-
-    if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, (void *) &err, &len) == -1) {
-        err = ngx_socket_errno;
-    }
-
-    if (err) {
-        ngx_log_error(NGX_LOG_INFO, c->log, err, "connect() failed");
-        return NGX_ERROR;
-    }
-
-    return NGX_OK;
 }
 
 
@@ -630,24 +501,18 @@ ngx_convotic_redis_test_connect(ngx_connection_t *c)
 static void
 ngx_convotic_redis_greet(ngx_convotic_redis_t *redis)
 {
-    u_char               name[sizeof("ngx_convotic-") + NGX_INT64_LEN];
+    u_char               name[sizeof("ngx_convotic--tracking")
+                              + NGX_INT64_LEN];
     u_char               db[NGX_INT_T_LEN];
     ngx_str_t            arg, setname;
-    ngx_connection_t    *c;
+    ngx_uint_t           tracking;
     ngx_convotic_url_t  *url;
 
-    c = redis->connection;
     url = &redis->conf.url;
+    tracking = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING);
 
     redis->log.action = "greeting Redis";
     redis->state = NGX_CONVOTIC_REDIS_GREETING;
-
-    if (redis->addrs->sockaddr->sa_family != AF_UNIX
-        && ngx_tcp_nodelay(c) != NGX_OK)
-    {
-        ngx_convotic_redis_fail(redis, "cannot set TCP_NODELAY");
-        return;
-    }
 
     if (url->user.len) {
         ngx_convotic_redis_own(redis, "AUTH", &url->user, &url->password,
@@ -668,12 +533,14 @@ ngx_convotic_redis_greet(ngx_convotic_redis_t *redis)
 
     ngx_str_set(&setname, "SETNAME");
     arg.data = name;
-    arg.len = ngx_sprintf(name, "ngx_convotic-%P", ngx_pid) - name;
+    arg.len = ngx_sprintf(name, "ngx_convotic-%P%s", ngx_pid,
+                          tracking ? "-tracking" : "")
+              - name;
 
     /* a name is a courtesy: a refusal does no harm */
     ngx_convotic_redis_own(redis, "CLIENT", &setname, &arg, NULL);
 
-    if (redis->conf.role == NGX_CONVOTIC_REDIS_KEYS) {
+    if (redis->conf.role != NGX_CONVOTIC_REDIS_BODIES) {
         ngx_str_set(&arg, "server");
         ngx_convotic_redis_own(redis, "INFO", &arg, NULL,
                                ngx_convotic_redis_info_handler);
@@ -753,7 +620,7 @@ ngx_convotic_redis_role_handler(void *data, ngx_convotic_resp_t *reply)
         return;
     }
 
-    if (redis->conf.role != NGX_CONVOTIC_REDIS_KEYS) {
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_BODIES) {
         return;
     }
 
@@ -778,6 +645,7 @@ static void
 ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
 {
     ngx_queue_t                *q;
+    ngx_uint_t                  tracking;
     ngx_convotic_redis_t       *redis = data;
     ngx_convotic_redis_slot_t  *slot;
 
@@ -797,15 +665,24 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
 
     redis->log.action = NULL;
 
-    if (redis->failures) {
+    tracking = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING);
+
+    if (redis->failures && !tracking) {
         ngx_log_error(NGX_LOG_NOTICE, &redis->log, 0, "Redis is back");
     }
 
     ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_CONNECTIONS);
 
     redis->failures = 0;
+    ngx_convotic_redis_away(redis, 0);
+
     redis->state = NGX_CONVOTIC_REDIS_READY;
     redis->ready_since = ngx_current_msec;
+
+    if (tracking) {
+        redis->events->ready(redis->data);
+        return;
+    }
 
     ngx_add_timer(&redis->check, NGX_CONVOTIC_REDIS_CHECK);
 
@@ -816,7 +693,7 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
 
         slot = ngx_queue_data(q, ngx_convotic_redis_slot_t, queue);
 
-        if (ngx_convotic_redis_write(redis, slot) != NGX_OK) {
+        if (ngx_convotic_redis_write(redis, slot, 0, NULL) != NGX_OK) {
             ngx_queue_insert_head(&redis->pending, q);
             ngx_convotic_redis_fail(redis, "no memory");
             return;
@@ -851,21 +728,18 @@ ngx_convotic_redis_own(ngx_convotic_redis_t *redis, const char *command,
         argv[argc++] = *arg2;
     }
 
-    slot = ngx_calloc(sizeof(ngx_convotic_redis_slot_t), &redis->log);
-
+    slot = ngx_convotic_redis_create_slot(redis, NGX_CONVOTIC_REDIS_SLOT_OWN,
+                                          argc, argv);
     if (slot == NULL) {
         ngx_convotic_redis_fail(redis, "no memory");
         return;
     }
 
-    slot->type = NGX_CONVOTIC_REDIS_SLOT_OWN;
     slot->handler = handler;
     slot->data = redis;
 
-    if (ngx_convotic_resp_encode(argc, argv, &slot->command) != NGX_OK
-        || ngx_convotic_redis_write(redis, slot) != NGX_OK)
-    {
-        ngx_convotic_redis_free_slot(slot);
+    if (ngx_convotic_redis_write(redis, slot, argc, argv) != NGX_OK) {
+        ngx_free(slot);
         ngx_convotic_redis_fail(redis, "no memory");
     }
 }
@@ -878,7 +752,8 @@ ngx_convotic_redis_ask_role(ngx_convotic_redis_t *redis)
 {
     const char  *command;
 
-    command = (redis->conf.role == NGX_CONVOTIC_REDIS_KEYS) ? "ROLE" : "PING";
+    command = (redis->conf.role == NGX_CONVOTIC_REDIS_BODIES) ? "PING"
+                                                              : "ROLE";
 
     ngx_convotic_redis_own(redis, command, NULL, NULL,
                            ngx_convotic_redis_role_handler);
@@ -888,10 +763,16 @@ ngx_convotic_redis_ask_role(ngx_convotic_redis_t *redis)
 /* a slot in one of the queues, to be given its type by the caller */
 
 static ngx_convotic_redis_slot_t *
-ngx_convotic_redis_queue(ngx_convotic_redis_t *redis, ngx_uint_t argc,
-    ngx_str_t *argv)
+ngx_convotic_redis_queue(ngx_convotic_redis_t *redis,
+    ngx_convotic_redis_slot_e type, ngx_uint_t argc, ngx_str_t *argv)
 {
     ngx_convotic_redis_slot_t  *slot;
+
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING
+        && redis->state != NGX_CONVOTIC_REDIS_READY)
+    {
+        return NULL;
+    }
 
     if (redis->state == NGX_CONVOTIC_REDIS_IDLE) {
 
@@ -909,13 +790,8 @@ ngx_convotic_redis_queue(ngx_convotic_redis_t *redis, ngx_uint_t argc,
         return NULL;
     }
 
-    slot = ngx_calloc(sizeof(ngx_convotic_redis_slot_t), &redis->log);
+    slot = ngx_convotic_redis_create_slot(redis, type, argc, argv);
     if (slot == NULL) {
-        return NULL;
-    }
-
-    if (ngx_convotic_resp_encode(argc, argv, &slot->command) != NGX_OK) {
-        ngx_free(slot);
         return NULL;
     }
 
@@ -924,8 +800,8 @@ ngx_convotic_redis_queue(ngx_convotic_redis_t *redis, ngx_uint_t argc,
         return slot;
     }
 
-    if (ngx_convotic_redis_write(redis, slot) != NGX_OK) {
-        ngx_convotic_redis_free_slot(slot);
+    if (ngx_convotic_redis_write(redis, slot, argc, argv) != NGX_OK) {
+        ngx_free(slot);
         return NULL;
     }
 
@@ -933,44 +809,71 @@ ngx_convotic_redis_queue(ngx_convotic_redis_t *redis, ngx_uint_t argc,
 }
 
 
-/* NGX_ERROR: the slot is in no queue */
+/*
+ * What may have to be sent later, or again, is kept behind the slot.  What
+ * is sent now and never again, a body above all, is not.
+ */
+
+static ngx_convotic_redis_slot_t *
+ngx_convotic_redis_create_slot(ngx_convotic_redis_t *redis,
+    ngx_convotic_redis_slot_e type, ngx_uint_t argc, ngx_str_t *argv)
+{
+    size_t                      len;
+    u_char                     *p;
+    ngx_convotic_redis_slot_t  *slot;
+
+    len = 0;
+
+    if (type == NGX_CONVOTIC_REDIS_SLOT_REQUEST
+        || (type == NGX_CONVOTIC_REDIS_SLOT_NOBODY
+            && redis->state != NGX_CONVOTIC_REDIS_READY))
+    {
+        len = ngx_convotic_resp_length(argc, argv);
+    }
+
+    slot = ngx_alloc(sizeof(ngx_convotic_redis_slot_t) + len, &redis->log);
+    if (slot == NULL) {
+        return NULL;
+    }
+
+    ngx_memzero(slot, sizeof(ngx_convotic_redis_slot_t));
+
+    slot->type = type;
+
+    if (len) {
+        p = (u_char *) (slot + 1);
+
+        slot->command.data = p;
+        slot->command.len = ngx_convotic_resp_encode(p, argc, argv) - p;
+    }
+
+    return slot;
+}
+
+
+/* argv: of a command that was not kept; NGX_ERROR: the slot is in no queue */
 
 static ngx_int_t
 ngx_convotic_redis_write(ngx_convotic_redis_t *redis,
-    ngx_convotic_redis_slot_t *slot)
+    ngx_convotic_redis_slot_t *slot, ngx_uint_t argc, ngx_str_t *argv)
 {
-    size_t      used, size;
-    u_char     *p;
+    size_t      len;
     ngx_buf_t  *out;
 
     out = &redis->out;
 
-    if ((size_t) (out->end - out->last) < slot->command.len) {
+    len = slot->command.len ? slot->command.len
+                            : ngx_convotic_resp_length(argc, argv);
 
-        used = out->last - out->pos;
-        size = ngx_max(2 * (used + slot->command.len), 16384);
-
-        if (size > NGX_CONVOTIC_REDIS_OUT_MAX) {
-            return NGX_ERROR;
-        }
-
-        p = ngx_alloc(size, &redis->log);
-        if (p == NULL) {
-            return NGX_ERROR;
-        }
-
-        if (out->start) {
-            ngx_memcpy(p, out->pos, used);
-            ngx_free(out->start);
-        }
-
-        out->start = p;
-        out->pos = p;
-        out->last = p + used;
-        out->end = p + size;
+    if ((size_t) (out->end - out->last) < len
+        && ngx_convotic_redis_reserve(redis, len) != NGX_OK)
+    {
+        return NGX_ERROR;
     }
 
-    out->last = ngx_cpymem(out->last, slot->command.data, slot->command.len);
+    out->last = slot->command.len
+                ? ngx_cpymem(out->last, slot->command.data, len)
+                : ngx_convotic_resp_encode(out->last, argc, argv);
 
     slot->deadline = ngx_current_msec + redis->conf.timeout;
     slot->attempts++;
@@ -988,6 +891,41 @@ ngx_convotic_redis_write(ngx_convotic_redis_t *redis,
             ngx_post_event(&redis->flush, &ngx_posted_events);
         }
     }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_redis_reserve(ngx_convotic_redis_t *redis, size_t len)
+{
+    size_t      used, size;
+    u_char     *p;
+    ngx_buf_t  *out;
+
+    out = &redis->out;
+
+    used = out->last - out->pos;
+    size = ngx_max(2 * (used + len), 16384);
+
+    if (size > NGX_CONVOTIC_REDIS_OUT_MAX) {
+        return NGX_ERROR;
+    }
+
+    p = ngx_alloc(size, &redis->log);
+    if (p == NULL) {
+        return NGX_ERROR;
+    }
+
+    if (out->start) {
+        ngx_memcpy(p, out->pos, used);
+        ngx_free(out->start);
+    }
+
+    out->start = p;
+    out->pos = p;
+    out->last = p + used;
+    out->end = p + size;
 
     return NGX_OK;
 }
@@ -1083,7 +1021,7 @@ ngx_convotic_redis_write_handler(ngx_event_t *wev)
 
     if (redis->state == NGX_CONVOTIC_REDIS_CONNECTING) {
 
-        if (ngx_convotic_redis_test_connect(c) != NGX_OK) {
+        if (ngx_convotic_peer_test(c) != NGX_OK) {
             ngx_convotic_redis_fail(redis, "cannot connect");
             return;
         }
@@ -1099,7 +1037,7 @@ ngx_convotic_redis_write_handler(ngx_event_t *wev)
 static void
 ngx_convotic_redis_read_handler(ngx_event_t *rev)
 {
-    u_char                 buf[NGX_CONVOTIC_RESP_FEED];
+    u_char                 buf[NGX_CONVOTIC_REDIS_READ];
     ssize_t                n;
     ngx_uint_t             i;
     ngx_connection_t      *c;
@@ -1117,8 +1055,15 @@ ngx_convotic_redis_read_handler(ngx_event_t *rev)
 
         c->close = 0;
 
-        if (ngx_queue_empty(&redis->sent)
-            && ngx_queue_empty(&redis->pending))
+        if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+            redis->events->exiting(redis->data);
+
+            if (redis->connection == NULL) {
+                return;
+            }
+
+        } else if (ngx_queue_empty(&redis->sent)
+                   && ngx_queue_empty(&redis->pending))
         {
             ngx_convotic_redis_close(redis);
             redis->state = NGX_CONVOTIC_REDIS_IDLE;
@@ -1128,7 +1073,7 @@ ngx_convotic_redis_read_handler(ngx_event_t *rev)
 
     if (redis->state == NGX_CONVOTIC_REDIS_CONNECTING) {
 
-        if (ngx_convotic_redis_test_connect(c) != NGX_OK) {
+        if (ngx_convotic_peer_test(c) != NGX_OK) {
             ngx_convotic_redis_fail(redis, "cannot connect");
         }
 
@@ -1152,12 +1097,17 @@ ngx_convotic_redis_read_handler(ngx_event_t *rev)
             return;
         }
 
-        if (ngx_convotic_resp_feed(redis->reader, buf, n) != NGX_OK) {
-            ngx_convotic_redis_fail(redis, "no memory");
+        if (ngx_convotic_redis_feed(redis, buf, n) != NGX_OK) {
             return;
         }
 
-        if (ngx_convotic_redis_replies(redis) != NGX_OK) {
+        /* it was all that there is */
+
+        if (!rev->ready) {
+            if (ngx_handle_read_event(rev, 0) != NGX_OK) {
+                ngx_convotic_redis_fail(redis, "cannot read");
+            }
+
             return;
         }
     }
@@ -1169,13 +1119,36 @@ ngx_convotic_redis_read_handler(ngx_event_t *rev)
 /* NGX_DONE: the connection is gone */
 
 static ngx_int_t
+ngx_convotic_redis_feed(ngx_convotic_redis_t *redis, u_char *p, size_t len)
+{
+    size_t  n;
+
+    while (len) {
+        n = ngx_min(len, NGX_CONVOTIC_RESP_FEED);
+
+        if (ngx_convotic_resp_feed(redis->reader, p, n) != NGX_OK) {
+            ngx_convotic_redis_fail(redis, "no memory");
+            return NGX_DONE;
+        }
+
+        if (ngx_convotic_redis_replies(redis) != NGX_OK) {
+            return NGX_DONE;
+        }
+
+        p += n;
+        len -= n;
+    }
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
 ngx_convotic_redis_replies(ngx_convotic_redis_t *redis)
 {
-    ngx_int_t                   rc;
-    ngx_uint_t                  number;
-    ngx_queue_t                *q;
-    ngx_convotic_resp_t        *reply;
-    ngx_convotic_redis_slot_t  *slot;
+    ngx_int_t             rc;
+    ngx_uint_t            number;
+    ngx_convotic_resp_t  *reply;
 
     number = redis->number;
 
@@ -1202,26 +1175,20 @@ ngx_convotic_redis_replies(ngx_convotic_redis_t *redis)
             return NGX_DONE;
         }
 
-        if (ngx_queue_empty(&redis->sent)) {
+        if (ngx_convotic_redis_is_message(redis, reply)) {
+            redis->events->message(redis->data, reply);
+            rc = NGX_OK;
 
-            if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
-                ngx_convotic_redis_log_reply(redis, reply);
-            }
+        } else {
+            rc = ngx_convotic_redis_reply(redis, reply);
+        }
 
-            ngx_convotic_resp_free(reply);
+        ngx_convotic_resp_free(reply);
+
+        if (rc != NGX_OK) {
             ngx_convotic_redis_fail(redis, "it sent what nobody asked for");
             return NGX_DONE;
         }
-
-        q = ngx_queue_head(&redis->sent);
-        ngx_queue_remove(q);
-
-        slot = ngx_queue_data(q, ngx_convotic_redis_slot_t, queue);
-
-        ngx_convotic_redis_deliver(redis, slot, reply);
-
-        ngx_convotic_redis_free_slot(slot);
-        ngx_convotic_resp_free(reply);
 
         /* what was told may have led to the end of the connection */
 
@@ -1229,6 +1196,74 @@ ngx_convotic_redis_replies(ngx_convotic_redis_t *redis)
             return NGX_DONE;
         }
     }
+}
+
+
+/* what a server sends in subscribed mode and is no reply to a command */
+
+static ngx_uint_t
+ngx_convotic_redis_is_message(ngx_convotic_redis_t *redis,
+    ngx_convotic_resp_t *reply)
+{
+    ngx_str_t            *name;
+    ngx_convotic_resp_t  *kind;
+
+    if (redis->conf.role != NGX_CONVOTIC_REDIS_TRACKING
+        || redis->state != NGX_CONVOTIC_REDIS_READY
+        || reply->type != NGX_CONVOTIC_RESP_ARRAY)
+    {
+        return 0;
+    }
+
+    if (reply->oversize) {
+        return 1;
+    }
+
+    if (reply->nelts == 0) {
+        return 0;
+    }
+
+    kind = reply->elts[0];
+    name = &kind->str;
+
+    if (kind->type != NGX_CONVOTIC_RESP_STRING) {
+        return 0;
+    }
+
+    return (name->len == 7 && ngx_memcmp(name->data, "message", 7) == 0)
+           || (name->len == 8
+               && (ngx_memcmp(name->data, "pmessage", 8) == 0
+                   || ngx_memcmp(name->data, "smessage", 8) == 0));
+}
+
+
+/* NGX_ERROR: nobody waits for it */
+
+static ngx_int_t
+ngx_convotic_redis_reply(ngx_convotic_redis_t *redis,
+    ngx_convotic_resp_t *reply)
+{
+    ngx_queue_t                *q;
+    ngx_convotic_redis_slot_t  *slot;
+
+    if (ngx_queue_empty(&redis->sent)) {
+
+        if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
+            ngx_convotic_redis_log_reply(redis, reply);
+        }
+
+        return NGX_ERROR;
+    }
+
+    q = ngx_queue_head(&redis->sent);
+    ngx_queue_remove(q);
+
+    slot = ngx_queue_data(q, ngx_convotic_redis_slot_t, queue);
+
+    ngx_convotic_redis_deliver(redis, slot, reply);
+    ngx_free(slot);
+
+    return NGX_OK;
 }
 
 
@@ -1250,6 +1285,11 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
             ngx_convotic_redis_log_reply(redis, reply);
         }
 
+        return;
+    }
+
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+        ngx_convotic_redis_deliver_tracking(redis, slot, reply);
         return;
     }
 
@@ -1278,6 +1318,21 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
 
     if (readonly && redis->state == NGX_CONVOTIC_REDIS_READY) {
         ngx_convotic_redis_fail(redis, "it is not a master");
+    }
+}
+
+
+/* an error may say that the server cannot do this, or that it must not */
+
+static void
+ngx_convotic_redis_deliver_tracking(ngx_convotic_redis_t *redis,
+    ngx_convotic_redis_slot_t *slot, ngx_convotic_resp_t *reply)
+{
+    if (slot->handler) {
+        slot->handler(slot->data, reply);
+
+    } else if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
+        ngx_convotic_redis_log_reply(redis, reply);
     }
 }
 
@@ -1388,6 +1443,11 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
         return;
     }
 
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+        ngx_convotic_redis_lost_tracking(redis, what);
+        return;
+    }
+
     ngx_log_error(NGX_LOG_INFO, &redis->log, 0,
                   "connection to Redis lost: %s", what);
 
@@ -1404,7 +1464,7 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
         if (slot->type == NGX_CONVOTIC_REDIS_SLOT_OWN
             || slot->handler == NULL)
         {
-            ngx_convotic_redis_free_slot(slot);
+            ngx_free(slot);
 
         } else if (slot->attempts > 1) {
             ngx_queue_insert_tail(&again, q);
@@ -1417,6 +1477,32 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
     ngx_convotic_redis_connect(redis);
 
     ngx_convotic_redis_abandon(&again);
+}
+
+
+/* what was sent made sense on that connection only: nothing is sent again */
+
+static void
+ngx_convotic_redis_lost_tracking(ngx_convotic_redis_t *redis,
+    const char *what)
+{
+    ngx_convotic_redis_log_failure(redis, what);
+    ngx_convotic_redis_close(redis);
+
+    redis->state = NGX_CONVOTIC_REDIS_WAITING;
+
+    ngx_convotic_redis_tell(redis);
+
+    if (redis->state != NGX_CONVOTIC_REDIS_WAITING) {
+        return;
+    }
+
+    if (ngx_exiting) {
+        redis->state = NGX_CONVOTIC_REDIS_IDLE;
+        return;
+    }
+
+    ngx_convotic_redis_connect(redis);
 }
 
 
@@ -1439,18 +1525,10 @@ ngx_convotic_redis_kept_up(ngx_convotic_redis_t *redis)
 static void
 ngx_convotic_redis_fail(ngx_convotic_redis_t *redis, const char *what)
 {
-    ngx_msec_t   delay;
-    ngx_queue_t  waiting;
+    ngx_msec_t  delay;
 
     ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_FAILURES);
-
-    if (redis->failures == 0) {
-        ngx_log_error(NGX_LOG_ERR, &redis->log, 0, "Redis is away: %s", what);
-
-    } else {
-        ngx_log_error(NGX_LOG_INFO, &redis->log, 0,
-                      "Redis is still away: %s", what);
-    }
+    ngx_convotic_redis_log_failure(redis, what);
 
     if (ngx_convotic_redis_kept_up(redis)) {
         redis->retries = 0;
@@ -1465,12 +1543,52 @@ ngx_convotic_redis_fail(ngx_convotic_redis_t *redis, const char *what)
     ngx_convotic_redis_close(redis);
 
     redis->failures++;
+    ngx_convotic_redis_away(redis, 1);
+
     redis->retries++;
-    redis->addr++;
+    ngx_convotic_peer_next(redis->peer);
     redis->state = NGX_CONVOTIC_REDIS_WAITING;
     redis->log.action = NULL;
 
     ngx_add_timer(&redis->retry, delay);
+
+    ngx_convotic_redis_tell(redis);
+}
+
+
+static void
+ngx_convotic_redis_log_failure(ngx_convotic_redis_t *redis, const char *what)
+{
+    ngx_uint_t  level;
+
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+
+        /* a server that is away is told of by the other connection */
+
+        level = (redis->state == NGX_CONVOTIC_REDIS_READY) ? NGX_LOG_NOTICE
+                                                           : NGX_LOG_INFO;
+
+        ngx_log_error(level, &redis->log, 0,
+                      "tracking connection to Redis lost: %s", what);
+        return;
+    }
+
+    if (redis->failures == 0) {
+        ngx_log_error(NGX_LOG_ERR, &redis->log, 0, "Redis is away: %s", what);
+
+    } else {
+        ngx_log_error(NGX_LOG_INFO, &redis->log, 0,
+                      "Redis is still away: %s", what);
+    }
+}
+
+
+/* a handler may stop the connection, which says nothing of it any more then */
+
+static void
+ngx_convotic_redis_tell(ngx_convotic_redis_t *redis)
+{
+    ngx_queue_t  waiting;
 
     ngx_queue_init(&waiting);
 
@@ -1485,6 +1603,12 @@ ngx_convotic_redis_fail(ngx_convotic_redis_t *redis, const char *what)
     }
 
     ngx_convotic_redis_abandon(&waiting);
+
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING
+        && redis->state == NGX_CONVOTIC_REDIS_WAITING)
+    {
+        redis->events->lost(redis->data);
+    }
 }
 
 
@@ -1493,10 +1617,7 @@ ngx_convotic_redis_fail(ngx_convotic_redis_t *redis, const char *what)
 static void
 ngx_convotic_redis_close(ngx_convotic_redis_t *redis)
 {
-    if (redis->resolve) {
-        ngx_resolve_name_done(redis->resolve);
-        redis->resolve = NULL;
-    }
+    ngx_convotic_peer_cancel(redis->peer);
 
     if (redis->connection) {
         ngx_close_connection(redis->connection);
@@ -1551,7 +1672,7 @@ ngx_convotic_redis_abandon(ngx_queue_t *queue)
             slot->handler(slot->data, NULL);
         }
 
-        ngx_convotic_redis_free_slot(slot);
+        ngx_free(slot);
     }
 }
 
@@ -1581,11 +1702,15 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
 {
     u_char      code[NGX_CONVOTIC_REDIS_CODE_LEN];
     ngx_str_t   text;
-    ngx_uint_t  i;
+    ngx_uint_t  i, level;
+
+    level = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) ? NGX_LOG_NOTICE
+                                                              : NGX_LOG_ERR;
 
     if (reply->type != NGX_CONVOTIC_RESP_ERROR) {
-        ngx_convotic_redis_complain(redis, "TYPE",
-                                    "it answered with an unexpected type");
+        ngx_convotic_redis_log_code(redis, "TYPE",
+                                    "it answered with an unexpected type",
+                                    level);
         return;
     }
 
@@ -1605,8 +1730,9 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     if (redis->conf.url.password.len
         && ngx_convotic_redis_repeats(&text, &redis->conf.url.password))
     {
-        ngx_convotic_redis_complain(redis, "AUTH",
-                                    "it does not know the command AUTH");
+        ngx_convotic_redis_log_code(redis, "AUTH",
+                                    "it does not know the command AUTH",
+                                    level);
         return;
     }
 
@@ -1622,16 +1748,47 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
 
     code[i] = '\0';
 
-    ngx_convotic_redis_complain(redis, (char *) code, (char *) text.data);
+    ngx_convotic_redis_log_code(redis, (char *) code, (char *) text.data,
+                                level);
 }
 
 
-/* count is one of NGX_CONVOTIC_COUNT_KEYS_..., also for the bodies' server */
+/* the first of a kind, and once a minute: never once a request */
+
+static void
+ngx_convotic_redis_log_code(ngx_convotic_redis_t *redis, const char *code,
+    const char *text, ngx_uint_t level)
+{
+    time_t  now;
+
+    now = ngx_time();
+
+    if (ngx_strcmp(redis->error, code) == 0
+        && now - redis->error_time < NGX_CONVOTIC_REDIS_LOG_INTERVAL)
+    {
+        return;
+    }
+
+    (void) ngx_cpystrn(redis->error, (u_char *) code, sizeof(redis->error));
+    redis->error_time = now;
+
+    ngx_log_error(level, &redis->log, 0, "Redis cannot say: %s", text);
+}
+
+
+/*
+ * count is one of NGX_CONVOTIC_COUNT_KEYS_..., also for the bodies' server;
+ * the owner of a TRACKING connection counts for itself.
+ */
 
 static void
 ngx_convotic_redis_count(ngx_convotic_redis_t *redis, ngx_uint_t count)
 {
-    if (redis->conf.role != NGX_CONVOTIC_REDIS_KEYS) {
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+        return;
+    }
+
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_BODIES) {
         count += NGX_CONVOTIC_COUNT_BODIES_COMMANDS
                  - NGX_CONVOTIC_COUNT_KEYS_COMMANDS;
     }
@@ -1641,13 +1798,17 @@ ngx_convotic_redis_count(ngx_convotic_redis_t *redis, ngx_uint_t count)
 
 
 static void
-ngx_convotic_redis_free_slot(ngx_convotic_redis_slot_t *slot)
+ngx_convotic_redis_away(ngx_convotic_redis_t *redis, ngx_uint_t away)
 {
-    if (slot->command.data) {
-        ngx_convotic_resp_release(&slot->command);
+    if (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+        return;
     }
 
-    ngx_free(slot);
+    ngx_convotic_zone_gauge(redis->zone,
+                            (redis->conf.role == NGX_CONVOTIC_REDIS_KEYS)
+                            ? NGX_CONVOTIC_GAUGE_KEYS_AWAY
+                            : NGX_CONVOTIC_GAUGE_BODIES_AWAY,
+                            away);
 }
 
 
@@ -1664,5 +1825,6 @@ ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf, size_t len)
         len -= p - buf;
     }
 
-    return ngx_snprintf(p, len, ", redis: \"%V\"", &redis->name);
+    return ngx_snprintf(p, len, ", redis: \"%V\"",
+                        ngx_convotic_peer_name(redis->peer));
 }

@@ -1,6 +1,7 @@
 
 /*
- * Commands to a Redis server over one pipelined connection per worker.
+ * Commands to a Redis server over one pipelined connection per worker, and
+ * another one that is told of what changes there.
  */
 
 
@@ -24,7 +25,8 @@ typedef void (*ngx_convotic_redis_handler_pt)(void *data,
 
 typedef enum {
     NGX_CONVOTIC_REDIS_KEYS,         /* must be a master */
-    NGX_CONVOTIC_REDIS_BODIES
+    NGX_CONVOTIC_REDIS_BODIES,
+    NGX_CONVOTIC_REDIS_TRACKING      /* a second one, to the server of KEYS */
 } ngx_convotic_redis_role_e;
 
 
@@ -34,6 +36,32 @@ typedef struct {
     ngx_msec_t                    connect_timeout;
     ngx_msec_t                    timeout;
 } ngx_convotic_redis_conf_t;
+
+
+/*
+ * What the owner of a TRACKING connection is told.  Each of these may stop
+ * the connection; none may start it.
+ */
+typedef struct {
+    /* greeted; commands may be sent from here until lost */
+    void                        (*ready)(void *data);
+
+    /*
+     * An array that begins with "message", "pmessage" or "smessage", or an
+     * oversize one; any other matches a command.  Freed after the call.
+     */
+    void                        (*message)(void *data,
+                                           ngx_convotic_resp_t *message);
+
+    /*
+     * The connection is gone, or an attempt has failed; all handlers were
+     * called before.  The next attempt comes by itself.
+     */
+    void                        (*lost)(void *data);
+
+    /* the worker exits gracefully; the connection stays until it is stopped */
+    void                        (*exiting)(void *data);
+} ngx_convotic_redis_events_t;
 
 
 /*
@@ -48,7 +76,23 @@ void ngx_convotic_redis_configure(ngx_convotic_redis_t *redis,
     ngx_convotic_zone_t *zone, size_t reply_max, ngx_resolver_t *resolver,
     ngx_msec_t resolver_timeout);
 
-/* for a worker: connects ahead of the first request; closes at its exit */
+/*
+ * Another connection to the same server, configured as that one is, with the
+ * role TRACKING.  NULL: no memory.
+ */
+ngx_convotic_redis_t *ngx_convotic_redis_tracking(ngx_conf_t *cf,
+    ngx_convotic_redis_t *redis);
+
+/* before the start of a TRACKING connection, in a worker */
+void ngx_convotic_redis_listen(ngx_convotic_redis_t *redis,
+    const ngx_convotic_redis_events_t *events, void *data);
+
+/*
+ * For a worker: connects ahead of the first request; closes at its exit.  A
+ * stop calls the handlers of what waits, with NULL, and no events.  It may be
+ * called from handlers and events: some handlers are called right after it
+ * then, and a start may follow once all have returned.
+ */
 void ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle);
 void ngx_convotic_redis_stop(ngx_convotic_redis_t *redis);
 
@@ -56,6 +100,9 @@ void ngx_convotic_redis_stop(ngx_convotic_redis_t *redis);
  * Queues a command; what is queued in one turn of the event loop leaves in
  * one send.  handler is never called before the return.  NULL, with no call
  * to follow: the server is known to be away, or there is no memory.
+ *
+ * On a TRACKING connection, NULL unless that is ready; an error is a reply as
+ * any other there, and is not logged.
  */
 ngx_convotic_redis_slot_t *ngx_convotic_redis_send(ngx_convotic_redis_t *redis,
     ngx_uint_t argc, ngx_str_t *argv, ngx_convotic_redis_handler_pt handler,
@@ -77,6 +124,11 @@ void ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis);
 /* logs what is wrong with the server, once a minute for one code in a row */
 void ngx_convotic_redis_complain(ngx_convotic_redis_t *redis,
     const char *code, const char *text);
+
+ngx_uint_t ngx_convotic_redis_is_ready(ngx_convotic_redis_t *redis);
+
+/* address and database, as configured */
+ngx_str_t *ngx_convotic_redis_name(ngx_convotic_redis_t *redis);
 
 /* of the connection that a handler is called from: each has another one */
 ngx_uint_t ngx_convotic_redis_number(ngx_convotic_redis_t *redis);

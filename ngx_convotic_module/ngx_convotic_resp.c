@@ -24,6 +24,12 @@
  */
 #define NGX_CONVOTIC_RESP_LINE      4096
 
+/*
+ * Arrays in each other, where nothing else bounds them: below an oversize one.
+ * hiredis 0.14 has no more anywhere, 1.0 has a stack that grows.
+ */
+#define NGX_CONVOTIC_RESP_DEPTH     8
+
 
 #if (HIREDIS_MAJOR > 0)
 typedef size_t  ngx_convotic_resp_count_t;
@@ -37,10 +43,22 @@ struct ngx_convotic_resp_reader_s {
     redisReplyObjectFunctions   functions;
     size_t                      max;
     size_t                      elements;    /* of the reply being read */
+    ngx_uint_t                  skip;
     ngx_log_t                  *log;
 };
 
 
+/*
+ * What hiredis is told to have made of anything below an oversize array: in no
+ * reply, never written to, never freed.
+ */
+
+static const ngx_convotic_resp_t  ngx_convotic_resp_skipped = {
+    NGX_CONVOTIC_RESP_ARRAY, 0, ngx_null_string, 0, NULL, 1
+};
+
+
+static u_char *ngx_convotic_resp_number(u_char *p, u_char type, size_t n);
 static void *ngx_convotic_resp_create_string(const redisReadTask *task,
     char *data, size_t len);
 static void *ngx_convotic_resp_create_array(const redisReadTask *task,
@@ -55,12 +73,14 @@ static void *ngx_convotic_resp_create_bool(const redisReadTask *task,
     int value);
 #endif
 static void ngx_convotic_resp_free_object(void *object);
+static ngx_uint_t ngx_convotic_resp_in_oversize(const redisReadTask *task);
+static ngx_uint_t ngx_convotic_resp_too_deep(const redisReadTask *task);
 static ngx_convotic_resp_t *ngx_convotic_resp_add(const redisReadTask *task,
     ngx_convotic_resp_type_e type, size_t extra);
 
 
 ngx_convotic_resp_reader_t *
-ngx_convotic_resp_create(size_t max, ngx_log_t *log)
+ngx_convotic_resp_create(size_t max, ngx_uint_t skip, ngx_log_t *log)
 {
     ngx_convotic_resp_reader_t  *reader;
 
@@ -70,6 +90,7 @@ ngx_convotic_resp_create(size_t max, ngx_log_t *log)
     }
 
     reader->max = max;
+    reader->skip = skip;
     reader->log = log;
 
     reader->functions.createString = ngx_convotic_resp_create_string;
@@ -173,38 +194,63 @@ ngx_convotic_resp_free(ngx_convotic_resp_t *reply)
 }
 
 
-ngx_int_t
-ngx_convotic_resp_encode(ngx_uint_t argc, ngx_str_t *argv,
-    ngx_str_t *command)
+/*
+ * Not by redisFormatCommandArgv(): it takes 2,000 instructions for the
+ * smallest command, and memory of its own for the largest.
+ */
+
+size_t
+ngx_convotic_resp_length(ngx_uint_t argc, ngx_str_t *argv)
 {
-    char        *target;
-    size_t       lens[NGX_CONVOTIC_RESP_ARGS];
-    long long    len;
-    ngx_uint_t   i;
-    const char  *args[NGX_CONVOTIC_RESP_ARGS];
+    size_t      len;
+    ngx_uint_t  i;
 
-    for (i = 0; i < argc && i < NGX_CONVOTIC_RESP_ARGS; i++) {
-        args[i] = (char *) argv[i].data;
-        lens[i] = argv[i].len;
+    len = sizeof("*\r\n") - 1 + NGX_SIZE_T_LEN;
+
+    for (i = 0; i < argc; i++) {
+        len += sizeof("$\r\n\r\n") - 1 + NGX_SIZE_T_LEN + argv[i].len;
     }
 
-    len = redisFormatCommandArgv(&target, (int) i, args, lens);
-    if (len < 0) {
-        return NGX_ERROR;
-    }
-
-    command->data = (u_char *) target;
-    command->len = (size_t) len;
-
-    return NGX_OK;
+    return len;
 }
 
 
-void
-ngx_convotic_resp_release(ngx_str_t *command)
+u_char *
+ngx_convotic_resp_encode(u_char *p, ngx_uint_t argc, ngx_str_t *argv)
 {
-    redisFreeCommand((char *) command->data);
-    ngx_str_null(command);
+    ngx_uint_t  i;
+
+    p = ngx_convotic_resp_number(p, '*', argc);
+
+    for (i = 0; i < argc; i++) {
+        p = ngx_convotic_resp_number(p, '$', argv[i].len);
+        p = ngx_cpymem(p, argv[i].data, argv[i].len);
+        *p++ = CR;
+        *p++ = LF;
+    }
+
+    return p;
+}
+
+
+static u_char *
+ngx_convotic_resp_number(u_char *p, u_char type, size_t n)
+{
+    u_char  digits[NGX_SIZE_T_LEN], *d;
+
+    d = digits + NGX_SIZE_T_LEN;
+
+    do {
+        *--d = (u_char) (n % 10 + '0');
+        n /= 10;
+    } while (n);
+
+    *p++ = type;
+    p = ngx_cpymem(p, d, digits + NGX_SIZE_T_LEN - d);
+    *p++ = CR;
+    *p++ = LF;
+
+    return p;
 }
 
 
@@ -233,6 +279,10 @@ ngx_convotic_resp_create_string(const redisReadTask *task, char *data,
         return NULL;
     }
 
+    if (ngx_convotic_resp_in_oversize(task)) {
+        return (void *) &ngx_convotic_resp_skipped;
+    }
+
     reply = ngx_convotic_resp_add(task, type, len + 1);
     if (reply == NULL) {
         return NULL;
@@ -258,16 +308,33 @@ ngx_convotic_resp_create_array(const redisReadTask *task,
 
     reader = task->privdata;
 
+    if (task->type != REDIS_REPLY_ARRAY) {
+        return NULL;
+    }
+
+    if (ngx_convotic_resp_in_oversize(task)) {
+        return ngx_convotic_resp_too_deep(task)
+               ? NULL : (void *) &ngx_convotic_resp_skipped;
+    }
+
     if (task->parent == NULL) {
         reader->elements = 0;
     }
 
     /* all that were announced, for each has its place from now on */
 
-    if (task->type != REDIS_REPLY_ARRAY
-        || (size_t) n > NGX_CONVOTIC_RESP_ELEMENTS - reader->elements)
-    {
-        return NULL;
+    if ((size_t) n > NGX_CONVOTIC_RESP_ELEMENTS - reader->elements) {
+
+        if (!reader->skip) {
+            return NULL;
+        }
+
+        reply = ngx_convotic_resp_add(task, NGX_CONVOTIC_RESP_ARRAY, 0);
+        if (reply) {
+            reply->oversize = 1;
+        }
+
+        return reply;
     }
 
     reader->elements += (size_t) n;
@@ -294,6 +361,10 @@ ngx_convotic_resp_create_integer(const redisReadTask *task, long long value)
 {
     ngx_convotic_resp_t  *reply;
 
+    if (ngx_convotic_resp_in_oversize(task)) {
+        return (void *) &ngx_convotic_resp_skipped;
+    }
+
     reply = ngx_convotic_resp_add(task, NGX_CONVOTIC_RESP_INTEGER, 0);
     if (reply) {
         reply->integer = value;
@@ -306,6 +377,10 @@ ngx_convotic_resp_create_integer(const redisReadTask *task, long long value)
 static void *
 ngx_convotic_resp_create_nil(const redisReadTask *task)
 {
+    if (ngx_convotic_resp_in_oversize(task)) {
+        return (void *) &ngx_convotic_resp_skipped;
+    }
+
     return ngx_convotic_resp_add(task, NGX_CONVOTIC_RESP_NIL, 0);
 }
 
@@ -333,6 +408,37 @@ static void
 ngx_convotic_resp_free_object(void *object)
 {
     ngx_convotic_resp_free(object);
+}
+
+
+static ngx_uint_t
+ngx_convotic_resp_in_oversize(const redisReadTask *task)
+{
+    ngx_convotic_resp_t  *parent;
+
+    if (task->parent == NULL) {
+        return 0;
+    }
+
+    parent = task->parent->obj;
+
+    return parent->oversize;
+}
+
+
+static ngx_uint_t
+ngx_convotic_resp_too_deep(const redisReadTask *task)
+{
+    ngx_uint_t  depth;
+
+    for (depth = 0; task; task = task->parent) {
+
+        if (++depth > NGX_CONVOTIC_RESP_DEPTH) {
+            return 1;
+        }
+    }
+
+    return 0;
 }
 
 

@@ -35,12 +35,17 @@ struct ngx_convotic_resp_s {
     ngx_str_t                   str;     /* STRING, STATUS, ERROR */
     size_t                      nelts;   /* ARRAY */
     ngx_convotic_resp_t       **elts;    /* none is NULL in a whole reply */
+    unsigned                    oversize:1;  /* ARRAY: read, but not kept */
 };
 
 
-/* max: the bytes of one reply, beyond which the stream is refused */
+/*
+ * max: the bytes of one reply, beyond which the stream is refused.  An array
+ * of too many elements is refused as well, or, with skip, delivered with none
+ * of them and marked as oversize, wherever in a reply it stands.
+ */
 ngx_convotic_resp_reader_t *ngx_convotic_resp_create(size_t max,
-    ngx_log_t *log);
+    ngx_uint_t skip, ngx_log_t *log);
 void ngx_convotic_resp_destroy(ngx_convotic_resp_reader_t *reader);
 
 /* NGX_OK, or NGX_ERROR: the stream is beyond repair, close the connection */
@@ -55,14 +60,10 @@ ngx_int_t ngx_convotic_resp_next(ngx_convotic_resp_reader_t *reader,
     ngx_convotic_resp_t **reply);
 void ngx_convotic_resp_free(ngx_convotic_resp_t *reply);
 
-/*
- * The command's bytes, in memory that ngx_convotic_resp_release() frees;
- * argc is at most NGX_CONVOTIC_RESP_ARGS.  NGX_ERROR: no memory.
- */
-#define NGX_CONVOTIC_RESP_ARGS  8
-ngx_int_t ngx_convotic_resp_encode(ngx_uint_t argc, ngx_str_t *argv,
-    ngx_str_t *command);
-void ngx_convotic_resp_release(ngx_str_t *command);
+/* the bytes of a command at most, and the command; returns where it ends */
+size_t ngx_convotic_resp_length(ngx_uint_t argc, ngx_str_t *argv);
+u_char *ngx_convotic_resp_encode(u_char *p, ngx_uint_t argc,
+    ngx_str_t *argv);
 
 
 #endif /* _NGX_CONVOTIC_RESP_H_INCLUDED_ */

@@ -8,6 +8,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_zone.h"
+#include "ngx_convotic_records.h"
 #include "ngx_convotic_status.h"
 
 
@@ -38,24 +39,56 @@ typedef struct {
 } ngx_convotic_status_time_t;
 
 
+typedef ngx_atomic_uint_t (*ngx_convotic_status_value_pt)(
+    ngx_convotic_zone_t *zone, ngx_uint_t data);
+
+/* what can fall, and what is read elsewhere */
+
+typedef struct {
+    const char                       *name;
+    const char                       *help;      /* NULL: as the one before */
+    const char                       *type;
+    const char                       *label;     /* NULL: no label */
+    const char                       *value;
+    ngx_convotic_status_value_pt      read;
+    ngx_uint_t                        data;
+} ngx_convotic_status_gauge_t;
+
+
 static u_char *ngx_convotic_status_prometheus(ngx_convotic_zone_t *zone,
     u_char *p, u_char *last);
 static u_char *ngx_convotic_status_prometheus_time(ngx_convotic_zone_t *zone,
     const ngx_convotic_status_time_t *t, u_char *p, u_char *last);
+static u_char *ngx_convotic_status_prometheus_gauges(
+    ngx_convotic_zone_t *zone, u_char *p, u_char *last);
 static u_char *ngx_convotic_status_json(ngx_convotic_zone_t *zone, u_char *p,
     u_char *last);
+static u_char *ngx_convotic_status_json_gauges(ngx_convotic_zone_t *zone,
+    u_char *p, u_char *last);
 static u_char *ngx_convotic_status_json_time(ngx_convotic_zone_t *zone,
     const ngx_convotic_status_time_t *t, u_char *p, u_char *last);
 static size_t ngx_convotic_status_size(void);
+static ngx_atomic_uint_t ngx_convotic_status_tracked(
+    ngx_convotic_zone_t *zone, ngx_uint_t data);
+static ngx_atomic_uint_t ngx_convotic_status_gauge(ngx_convotic_zone_t *zone,
+    ngx_uint_t data);
+static ngx_atomic_uint_t ngx_convotic_status_used(ngx_convotic_zone_t *zone,
+    ngx_uint_t data);
+static ngx_atomic_uint_t ngx_convotic_status_places(ngx_convotic_zone_t *zone,
+    ngx_uint_t data);
+static ngx_atomic_uint_t ngx_convotic_status_evicted(
+    ngx_convotic_zone_t *zone, ngx_uint_t data);
 
 
 #define NGX_CONVOTIC_STATUS_END  { NGX_CONVOTIC_COUNTS, NULL, NULL }
 
 
 static const ngx_convotic_status_row_t  ngx_convotic_status_requests[] = {
+    { NGX_CONVOTIC_COUNT_LOCAL, "local", NULL },
     { NGX_CONVOTIC_COUNT_HIT, "hit", NULL },
     { NGX_CONVOTIC_COUNT_MISS, "miss", NULL },
     { NGX_CONVOTIC_COUNT_EXPIRED, "expired", NULL },
+    { NGX_CONVOTIC_COUNT_UPDATING, "updating", NULL },
     { NGX_CONVOTIC_COUNT_STALE, "stale", NULL },
     { NGX_CONVOTIC_COUNT_BYPASS, "bypass", NULL },
     { NGX_CONVOTIC_COUNT_REFUSED, "refused", NULL },
@@ -91,6 +124,14 @@ static const ngx_convotic_status_row_t  ngx_convotic_status_keys[] = {
 };
 
 
+static const ngx_convotic_status_row_t  ngx_convotic_status_known[] = {
+    { NGX_CONVOTIC_COUNT_KNOWN_DENIED, "denied", NULL },
+    { NGX_CONVOTIC_COUNT_KNOWN_VALID, "valid", NULL },
+    { NGX_CONVOTIC_COUNT_KNOWN_AGED, "aged", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
 static const ngx_convotic_status_row_t  ngx_convotic_status_malformed[] = {
     { NGX_CONVOTIC_COUNT_RECORD_MALFORMED, NULL, NULL },
     NGX_CONVOTIC_STATUS_END
@@ -110,6 +151,60 @@ static const ngx_convotic_status_row_t  ngx_convotic_status_fills[] = {
 static const ngx_convotic_status_row_t  ngx_convotic_status_not_stored[] = {
     { NGX_CONVOTIC_COUNT_NOT_STORED_LIMIT, "limit", NULL },
     { NGX_CONVOTIC_COUNT_NOT_STORED_UPSTREAM, "upstream", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_refreshes[] = {
+    { NGX_CONVOTIC_COUNT_REFRESHES, NULL, NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_unchanged[] = {
+    { NGX_CONVOTIC_COUNT_UNCHANGED, NULL, NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_waited[] = {
+    { NGX_CONVOTIC_COUNT_WAITED_SERVED, "served", NULL },
+    { NGX_CONVOTIC_COUNT_WAITED_LATE, "late", NULL },
+    { NGX_CONVOTIC_COUNT_WAITED_REFUSED, "refused", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_local_stored[] = {
+    { NGX_CONVOTIC_COUNT_LOCAL_STORED, NULL, NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_local_evicted[] = {
+    { NGX_CONVOTIC_COUNT_LOCAL_EVICTED, NULL, NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_invalidations[] = {
+    { NGX_CONVOTIC_COUNT_INVALIDATED_KEY, "key", NULL },
+    { NGX_CONVOTIC_COUNT_INVALIDATED_GENERATION, "generation", NULL },
+    { NGX_CONVOTIC_COUNT_INVALIDATED_ALL, "all", NULL },
+    { NGX_CONVOTIC_COUNT_INVALIDATED_FOREIGN, "foreign", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_trackings[] = {
+    { NGX_CONVOTIC_COUNT_TRACKING_CONFIRMED, "confirmed", NULL },
+    { NGX_CONVOTIC_COUNT_TRACKING_LOST, "lost", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_races[] = {
+    { NGX_CONVOTIC_COUNT_RACES, NULL, NULL },
     NGX_CONVOTIC_STATUS_END
 };
 
@@ -162,6 +257,9 @@ static const ngx_convotic_status_family_t  ngx_convotic_status_families[] = {
     { "convotic_keys_total",
       "Verdicts on keys that were looked up.",
       "verdict", ngx_convotic_status_keys },
+    { "convotic_known_keys_total",
+      "Verdicts on keys from the zone; aged: used because Redis was away.",
+      "verdict", ngx_convotic_status_known },
     { "convotic_malformed_records_total",
       "Key records that were refused because a field is malformed.",
       NULL, ngx_convotic_status_malformed },
@@ -171,6 +269,30 @@ static const ngx_convotic_status_family_t  ngx_convotic_status_families[] = {
     { "convotic_fills_not_stored_total",
       "Valid answers of the upstream that were not cached, by who forbade it.",
       "reason", ngx_convotic_status_not_stored },
+    { "convotic_refreshes_total",
+      "Requests to the upstream that no client waited for.",
+      NULL, ngx_convotic_status_refreshes },
+    { "convotic_fills_unchanged_total",
+      "Answers of the upstream with the bytes of the one before.",
+      NULL, ngx_convotic_status_unchanged },
+    { "convotic_waits_total",
+      "Requests that waited for another one's fetch, by their end.",
+      "result", ngx_convotic_status_waited },
+    { "convotic_local_stored_total",
+      "Bodies that were taken into the first level.",
+      NULL, ngx_convotic_status_local_stored },
+    { "convotic_local_evicted_total",
+      "Bodies that had to leave the first level for others.",
+      NULL, ngx_convotic_status_local_evicted },
+    { "convotic_invalidations_total",
+      "Changes that Redis told of, and messages that were no such.",
+      "subject", ngx_convotic_status_invalidations },
+    { "convotic_tracking_total",
+      "Beginnings and losses of tracking.",
+      "event", ngx_convotic_status_trackings },
+    { "convotic_races_total",
+      "Answers of Redis not kept because their subject changed meanwhile.",
+      NULL, ngx_convotic_status_races },
     { "convotic_redis_commands_total",
       "Commands of requests that were sent to Redis.",
       NULL, ngx_convotic_status_commands },
@@ -198,6 +320,60 @@ static const ngx_convotic_status_time_t  ngx_convotic_status_times[] = {
     { "convotic_fill_seconds",
       "Time that the upstream took.", NULL, NGX_CONVOTIC_TIME_FILL },
     { NULL, NULL, NULL, 0 }
+};
+
+
+static const ngx_convotic_status_gauge_t  ngx_convotic_status_gauges[] = {
+
+    { "convotic_tracking_confirmed",
+      "1: changes in Redis are told at once; 0: what is known lives a second.",
+      "gauge", NULL, NULL, ngx_convotic_status_tracked, 0 },
+
+    { "convotic_redis_away",
+      "Workers that hold the server to be away.",
+      "gauge", "server", "keys", ngx_convotic_status_gauge,
+      NGX_CONVOTIC_GAUGE_KEYS_AWAY },
+    { "convotic_redis_away", NULL, "gauge", "server", "bodies",
+      ngx_convotic_status_gauge, NGX_CONVOTIC_GAUGE_BODIES_AWAY },
+
+    { "convotic_waiting",
+      "Requests that wait for another one's fetch.",
+      "gauge", NULL, NULL, ngx_convotic_status_gauge,
+      NGX_CONVOTIC_GAUGE_WAITING },
+
+    { "convotic_local_bytes",
+      "Memory of the first level, all workers.",
+      "gauge", NULL, NULL, ngx_convotic_status_gauge,
+      NGX_CONVOTIC_GAUGE_LOCAL_BYTES },
+
+    { "convotic_local_bodies",
+      "Bodies in the first level, all workers.",
+      "gauge", NULL, NULL, ngx_convotic_status_gauge,
+      NGX_CONVOTIC_GAUGE_LOCAL_BODIES },
+
+#define NGX_CONVOTIC_STATUS_TABLES(name, help, type, read)                    \
+    { name, help, type, "table", "keys", read,                                \
+      offsetof(ngx_convotic_tables_t, keys) },                                \
+    { name, NULL, type, "table", "refusals", read,                            \
+      offsetof(ngx_convotic_tables_t, refusals) },                            \
+    { name, NULL, type, "table", "generations", read,                         \
+      offsetof(ngx_convotic_tables_t, generations) },                         \
+    { name, NULL, type, "table", "lookups", read,                             \
+      offsetof(ngx_convotic_tables_t, lookups) },                             \
+    { name, NULL, type, "table", "fetches", read,                             \
+      offsetof(ngx_convotic_tables_t, fetches) }
+
+    NGX_CONVOTIC_STATUS_TABLES("convotic_zone_entries",
+                               "Entries of the zone's tables in use.",
+                               "gauge", ngx_convotic_status_used),
+    NGX_CONVOTIC_STATUS_TABLES("convotic_zone_places",
+                               "Entries that the zone's tables have room for.",
+                               "gauge", ngx_convotic_status_places),
+    NGX_CONVOTIC_STATUS_TABLES("convotic_zone_evicted_total",
+                               "Entries that had to leave for others.",
+                               "counter", ngx_convotic_status_evicted),
+
+    { NULL, NULL, NULL, NULL, NULL, NULL, 0 }
 };
 
 
@@ -295,6 +471,8 @@ ngx_convotic_status_prometheus(ngx_convotic_zone_t *zone, u_char *p,
         }
     }
 
+    p = ngx_convotic_status_prometheus_gauges(zone, p, last);
+
     for (t = ngx_convotic_status_times; t->name; t++) {
 
         if (t->help) {
@@ -303,6 +481,32 @@ ngx_convotic_status_prometheus(ngx_convotic_zone_t *zone, u_char *p,
         }
 
         p = ngx_convotic_status_prometheus_time(zone, t, p, last);
+    }
+
+    return p;
+}
+
+
+static u_char *
+ngx_convotic_status_prometheus_gauges(ngx_convotic_zone_t *zone, u_char *p,
+    u_char *last)
+{
+    const ngx_convotic_status_gauge_t  *g;
+
+    for (g = ngx_convotic_status_gauges; g->name; g++) {
+
+        if (g->help) {
+            p = ngx_slprintf(p, last, "# HELP %s %s\n# TYPE %s %s\n",
+                             g->name, g->help, g->name, g->type);
+        }
+
+        p = ngx_slprintf(p, last, "%s", g->name);
+
+        if (g->label) {
+            p = ngx_slprintf(p, last, "{%s=\"%s\"}", g->label, g->value);
+        }
+
+        p = ngx_slprintf(p, last, " %uA\n", g->read(zone, g->data));
     }
 
     return p;
@@ -398,6 +602,8 @@ ngx_convotic_status_json(ngx_convotic_zone_t *zone, u_char *p, u_char *last)
         p = ngx_slprintf(p, last, "}");
     }
 
+    p = ngx_convotic_status_json_gauges(zone, p, last);
+
     for (t = ngx_convotic_status_times; t->name; t++) {
 
         if (t->help) {
@@ -419,6 +625,44 @@ ngx_convotic_status_json(ngx_convotic_zone_t *zone, u_char *p, u_char *last)
     }
 
     return ngx_slprintf(p, last, "}\n");
+}
+
+
+static u_char *
+ngx_convotic_status_json_gauges(ngx_convotic_zone_t *zone, u_char *p,
+    u_char *last)
+{
+    size_t                              len;
+    const char                         *name;
+    const ngx_convotic_status_gauge_t  *g;
+
+    for (g = ngx_convotic_status_gauges; g->name; g++) {
+
+        if (g->help) {
+            name = g->name + sizeof("convotic_") - 1;
+            len = ngx_strlen(name);
+
+            if (g->type[0] == 'c') {
+                len -= sizeof("_total") - 1;
+            }
+
+            p = ngx_slprintf(p, last, ",\"%*s\":%s", len, name,
+                             g->label ? "{" : "");
+        }
+
+        if (g->label) {
+            p = ngx_slprintf(p, last, "%s\"%s\":", g->help ? "" : ",",
+                             g->value);
+        }
+
+        p = ngx_slprintf(p, last, "%uA", g->read(zone, g->data));
+
+        if (g->label && (g[1].name == NULL || g[1].help)) {
+            p = ngx_slprintf(p, last, "}");
+        }
+    }
+
+    return p;
 }
 
 
@@ -463,9 +707,51 @@ ngx_convotic_status_size(void)
         }
     }
 
+    n += 3 * sizeof(ngx_convotic_status_gauges)
+           / sizeof(ngx_convotic_status_gauges[0]);
+
     for (t = ngx_convotic_status_times; t->name; t++) {
         n += 2 + NGX_CONVOTIC_TIME_BUCKETS + 2;
     }
 
     return n * NGX_CONVOTIC_STATUS_LINE;
+}
+
+
+static ngx_atomic_uint_t
+ngx_convotic_status_tracked(ngx_convotic_zone_t *zone, ngx_uint_t data)
+{
+    return ngx_convotic_records_tracked(zone);
+}
+
+
+static ngx_atomic_uint_t
+ngx_convotic_status_gauge(ngx_convotic_zone_t *zone, ngx_uint_t data)
+{
+    return ngx_convotic_zone_gauge_value(zone, data);
+}
+
+
+/* data: the offset of a table */
+
+static ngx_atomic_uint_t
+ngx_convotic_status_used(ngx_convotic_zone_t *zone, ngx_uint_t data)
+{
+    return ((ngx_convotic_table_t *) ((u_char *) zone->tables + data))->used;
+}
+
+
+static ngx_atomic_uint_t
+ngx_convotic_status_places(ngx_convotic_zone_t *zone, ngx_uint_t data)
+{
+    return ngx_convotic_table_places(
+                (ngx_convotic_table_t *) ((u_char *) zone->tables + data));
+}
+
+
+static ngx_atomic_uint_t
+ngx_convotic_status_evicted(ngx_convotic_zone_t *zone, ngx_uint_t data)
+{
+    return ((ngx_convotic_table_t *)
+                ((u_char *) zone->tables + data))->evicted;
 }

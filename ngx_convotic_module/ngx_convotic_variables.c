@@ -133,7 +133,7 @@ ngx_convotic_variables_cache_status(ngx_http_request_t *r,
     ngx_convotic_ctx_t  *ctx;
 
     static const char  *names[] = {
-        "-", "HIT", "MISS", "MISS", "STALE", "BYPASS"
+        "-", "LOCAL", "HIT", "MISS", "MISS", "UPDATING", "STALE", "BYPASS"
     };
 
     ctx = ngx_convotic_ctx_get(r);

@@ -21,7 +21,7 @@ use constant {
     PENDING   => 0.8,                    # s, a reply that is waited for
 };
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis;
 my $fake = $t->fake_redis(behind => $redis);
 my $proxy = $t->byte_proxy(to => $fake->addr);
@@ -151,7 +151,9 @@ sub logged {
 # While Redis is asked: the request ends, and its reply is nobody's.  One reply
 # is late, and all the others wait behind it.
 
-for my $command ('HGETALL', 'GET convotic:gen', 'GET convotic:body') {
+for my $command ('HGETALL', 'GET convotic:gen', 'GET convotic:body',
+                 'SET convotic:lock')
+{
     my @ways = map { [ $_, { %leave, %half }->{$_} ] } sort keys %leave,
                                                             keys %half;
     my $n = 'r' . ++$requests;
@@ -178,6 +180,19 @@ for my $command ('HGETALL', 'GET convotic:gen', 'GET convotic:body') {
     all_is_well($command);
     is((grep { $_->args->{n} =~ /^$n/ } $up->requests), 0,
        "$command: the upstream is not asked");
+
+    next if $command ne 'SET convotic:lock';
+
+    # a lease that nobody needs is nobody's
+
+    for my $i (0 .. $#ways) {
+        $fake->reset;
+        success_is($g->get("/v1/contacts?n=$n-$i", 'X-API-Key' => $key{acme}),
+                   contacts_body(workspace => 'acme', limit => 20),
+                   "$command, $ways[$i][0]: it is fetched for another");
+        is($fake->count($command), 1,
+           "$command, $ways[$i][0]: who has not to wait for it");
+    }
 }
 
 
@@ -199,7 +214,8 @@ for my $name (sort keys %ways) {
     leave($ways{$name}, $conn);
     success_is($conn->read, contacts_body(workspace => 'acme', limit => 7),
                "$name: who can still read gets the answer") if $half{$name};
-    ok(wait_until(\&stored),
+    ok(wait_until(sub { grep { ($redis->cmd('GET', $_) || '') =~ /\bn=$n$/m }
+                        $redis->names('convotic:body*') }),
        "$name: what it answers is stored");
 
     $up->set(delay => 0);

@@ -17,7 +17,7 @@ my @INVALID = (401, 'UNAUTHORIZED', 'Invalid API key');
 my @DENIED = (403, 'UNAUTHORIZED', 'Access denied');
 my @NOT_FOUND = (404, 'NOT_FOUND', 'Resource not found');
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis;
 my $fake = $t->fake_redis(behind => $redis);
 my $up = $t->upstream;

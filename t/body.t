@@ -14,7 +14,7 @@ use Convotic::Test;
 use constant REFUSAL =>
     (400, 'INVALID_REQUEST', 'A request body is not allowed');
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 
 # It does not read bodies, keeps its connections, and is late.
 

@@ -11,7 +11,7 @@ use lib "$FindBin::Bin/lib";
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis('keys');
 my $bodies = $t->redis('bodies');
 my $keys = $t->fake_redis(behind => $redis, name => 'fake_keys');

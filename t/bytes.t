@@ -82,7 +82,7 @@ my @ways = (
 
 my $REDIS = 'convotic_redis %%REDIS%% connect_timeout=5s timeout=5s;';
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream(handler => sub {
     my ($req) = @_;
 

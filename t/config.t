@@ -11,7 +11,7 @@ use lib "$FindBin::Bin/lib";
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis;
 
 $t->write_file($_->[0], $_->[1]) for (
@@ -35,6 +35,11 @@ sub conf {
     my ($http, $server, $loc) = map { defined $at{$_} ? $at{$_} : '' }
         qw(http server location);
     my $first = defined $at{redis} ? $at{redis} : 'convotic_redis %%REDIS%%;';
+
+    # a small zone is made sooner
+
+    $first .= ' convotic_zone 1m;'
+        unless grep { /convotic_zone/ } $first, $http, $server, $loc;
 
     return <<"EOC";
 http {
@@ -123,6 +128,12 @@ my %usual = (
     convotic_cache_max_size  => [ '1', '256k', '16m' ],
     convotic_cache_bypass    => [ '$arg_x', '$http_pragma $arg_x' ],
     convotic_cache_namespace => [ 'x', 'a:b/c', 'n' x 128 ],
+    convotic_cache_lock_timeout => [ '5s', '0', '1ms' ],
+    convotic_gzip            => [ 'on', 'off', 'on level=1', 'on level=9',
+                                  'off level=6' ],
+    convotic_key_valid       => [ '10s', '0', '1h' ],
+    convotic_key_invalid     => [ '1s', '0', '1h' ],
+    convotic_key_stale       => [ '60s', '0', '1h' ],
     convotic_fill_timeout    => [ '10s', '1ms' ],
 );
 
@@ -154,6 +165,7 @@ my %main = (
     convotic_cache_redis  => 'redis://127.0.0.1',
     convotic_redis_prefix => 'x:',
     convotic_zone         => '2m',
+    convotic_cache_local  => '1m',
 );
 
 for my $directive (sort keys %main) {
@@ -218,6 +230,8 @@ refused("convotic_status $_",
     for 'nonsense', 'yes', 'on';
 
 for my $directive (qw(convotic_cache_valid convotic_cache_stale
+                      convotic_cache_lock_timeout convotic_key_valid
+                      convotic_key_invalid convotic_key_stale
                       convotic_fill_timeout))
 {
     refused("$directive $_", { http => "$directive $_;" }, $directive, qq("$_"),
@@ -237,6 +251,29 @@ refused('convotic_cache_max_size ' . $_,
 refused("convotic_zone $_", { http => "convotic_zone $_;" }, 'convotic_zone',
         qq("$_"), '1m')
     for 'nonsense', '-1', '0', '1023k', '1x', '99999999999999999999';
+
+accepted("convotic_cache_local $_", http => "convotic_cache_local $_;")
+    for '0', '64k', '1024m', '0 valid=1s', '1m valid=1ms', '1m valid=1h';
+refused("convotic_cache_local $_", { http => "convotic_cache_local $_;" },
+        'convotic_cache_local', qq("$_"), '64k')
+    for 'nonsense', '-1', '1', '63k', '1x', 'off', '99999999999999999999';
+refused("convotic_cache_local 1m $_",
+        { http => "convotic_cache_local 1m $_;" }, 'convotic_cache_local',
+        qq("$_"), 'valid=', qr/\btime above 0\b/)
+    for 'valid=0', 'valid=', 'valid=x', 'valid=-1', 'valid', '5s', 'Valid=5s',
+        'invalid=5s';
+refused('convotic_cache_local with three',
+        { http => 'convotic_cache_local 1m valid=1s valid=2s;' },
+        'invalid number of arguments in "convotic_cache_local" directive');
+
+refused("convotic_gzip $_", { http => "convotic_gzip $_;" }, 'convotic_gzip',
+        qq("$_"), qw(on off)) for 'nonsense', 'yes', '6', 'level=6', 'ON';
+refused("convotic_gzip on $_", { http => "convotic_gzip on $_;" },
+        'convotic_gzip', qq("$_"), 'level=', 'from 1 to 9')
+    for 'level=0', 'level=10', 'level=', 'level=x', 'level=-1', 'level=1.5',
+        '6', 'off', 'Level=6';
+refused('convotic_gzip with three', { http => 'convotic_gzip on level=1 x;' },
+        'invalid number of arguments in "convotic_gzip" directive');
 
 for my $value ('default=0', 'max=0', 'default=-1', 'max=1000001', 'default=',
                'max=', 'default=x', 'max=1.5', 'max=+5', '50', 'nonsense',

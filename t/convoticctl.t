@@ -24,7 +24,7 @@ my @WRITTEN = qw(acknowledged replicas);
 
 delete @ENV{qw(CONVOTIC_REDIS CONVOTIC_CACHE_REDIS)};
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $keys = $t->redis('keys', 'appendonly yes', 'maxmemory-policy noeviction');
 my $bodies = $t->redis('bodies', 'maxmemory 20mb',
                        'maxmemory-policy allkeys-lru');
@@ -926,13 +926,17 @@ my $text = checks_are($res, {
     'keys eviction' => 'ok', 'keys persistence' => 'ok',
     'keys records' => 'ok', 'keys generations' => 'ok', 'keys rates' => 'ok',
     'bodies reach' => 'ok', 'bodies version' => 'ok', 'bodies role' => 'ok',
-    'bodies commands' => 'ok', 'bodies eviction' => 'ok', 'apart' => 'ok',
+    'bodies commands' => 'ok', 'bodies locks' => 'ok',
+    'bodies eviction' => 'ok', 'apart' => 'ok',
 }, 'a good pair');
 ok($res->{json}{ok}, 'doctor: a good pair is ok');
 like($text->{'keys role'}, qr/without a replica/, 'doctor: no replica');
 is_deeply($keys->keys_dump, $dump, 'doctor: changes nothing');
 is($keys->info('rdb_changes_since_last_save'), $rdb, 'doctor: writes nothing');
 is_deeply([ $bodies->names('*') ], [], 'doctor: nor among the bodies');
+is($keys->cmd('PUBSUB', 'NUMSUB', '__redis__:invalidate')->[1], 0,
+   'doctor: leaves no subscription');
+is($keys->info('tracking_clients'), 0, 'doctor: nor a tracking');
 
 $res = ctl('doctor', @pair);
 done_is($res, OK, 'doctor: in text');
@@ -1317,10 +1321,21 @@ SKIP: {
         doctor('--cache-redis', $user{'bodies gateway'},
                { redis => $user{'keys gateway'} }),
         { 'keys commands' => 'ok', 'keys tracking' => 'ok',
-          'keys meta' => 'ok', 'bodies commands' => 'ok', 'apart' => 'ok',
+          'keys meta' => 'ok', 'bodies commands' => 'ok',
+          'bodies locks' => 'ok', 'apart' => 'warn',
           'keys records' => 'warn' }, 'the documented gateway');
+    like($text->{'keys meta'}, qr/is there; its schema may not be read/,
+         'doctor: the gateway asks whether there is a mark');
     like($text->{'keys records'}, qr/cannot be read: .*NOPERM/,
          'doctor: the gateway cannot list');
+    is($text->{'keys gateways'}, undef, 'doctor: nor see other clients');
+
+    $keys->cmd('RENAME', 'convotic:meta', 'saved');
+    $text = checks_are(doctor({ redis => $user{'keys gateway'} }),
+                       { 'keys meta' => 'fail' },
+                       'the documented gateway, no meta');
+    like($text->{'keys meta'}, qr/has no schema/, 'doctor: it sees that too');
+    $keys->cmd('RENAME', 'saved', 'convotic:meta');
 
     done_is(ctl('cache', 'purge', '--workspace', 'acme',
                 { redis => $user{'keys purger'} }), OK,
@@ -1349,23 +1364,108 @@ for my $case (
     [ 'keys', '-info', 'keys info', 'fail' ],
     [ 'keys', '-subscribe', 'keys tracking', 'warn' ],
     [ 'keys', '-client|tracking', 'keys tracking', 'warn' ],
+    [ 'keys', '-client|id', 'keys tracking', 'warn' ],
+    [ 'keys', 'resetchannels', 'keys tracking', 'warn' ],
+    [ 'keys', '-client|list', 'keys tracking', 'ok' ],
     [ 'keys', '-config', 'keys persistence', 'ok' ],
+    [ 'keys', '-hget', 'keys meta', 'ok' ],
     [ 'keys', '-scan', 'keys rates', 'warn' ],
     [ 'bodies', '-set', 'bodies commands', 'fail' ],
     [ 'bodies', '-get', 'bodies commands', 'fail' ],
+    [ 'bodies', '-set', 'bodies locks', 'warn', 'bodies commands' ],
+    [ 'bodies', '-get', 'bodies locks', 'warn', 'bodies commands' ],
+    [ 'bodies', '-eval', 'bodies locks', 'warn' ],
+    [ 'bodies', '-del', 'bodies locks', 'warn' ],
+    [ 'bodies', 'resetkeys ~convotic:body:*', 'bodies locks', 'warn' ],
     [ 'bodies', '-info', 'bodies eviction', 'warn' ],
     [ 'bodies', '-role', 'bodies role', 'warn' ],
 ) {
-    my ($side, $rule, $check, $result) = @$case;
+    my ($side, $rule, $check, $result, $fails) = @$case;
 
     my $redis = $side eq 'keys' ? $keys : $bodies;
     $redis->cmd('ACL', 'SETUSER', 'less', 'reset', 'on', '>pw', '~*', '&*',
-                '+@all', $rule);
+                '+@all', split / /, $rule);
     my $url = $redis->url(user => 'less', password => 'pw');
 
-    checks_are($side eq 'keys' ? doctor({ redis => $url })
-                               : doctor('--cache-redis', $url),
-               { $check => $result }, "$side with $rule");
+    $text = checks_are($side eq 'keys' ? doctor({ redis => $url })
+                                       : doctor('--cache-redis', $url),
+                       { $check => $result, $fails ? ($fails => 'fail') : () },
+                       "$side with $rule");
+    like($text->{$check}, qr/lives one second: .*NOPERM.*needed$/,
+         "doctor: $rule: what comes of it, and what is needed")
+        if $check eq 'keys tracking' && $result eq 'warn';
+}
+
+
+# Gateways that are connected, as they name their connections.
+
+sub client_line {
+    my ($addr, $name) = @_;
+
+    return "id=7 addr=$addr laddr=127.0.0.1:6379 fd=8 name=$name age=1 idle=0"
+           . " flags=N db=0 sub=0 cmd=ping user=name=x\n";
+}
+
+my @nodes = (client_line('10.0.0.1:5001', 'ngx_convotic-11'),
+             client_line('10.0.0.1:5002', 'ngx_convotic-12'),
+             client_line('10.0.0.1:5003', 'ngx_convotic-12-tracking'));
+
+$fake = $t->fake_redis(behind => $keys);
+
+for my $case (
+    [ 'none', '', undef ],
+    [ 'others', client_line('10.0.0.9:1', 'x') . client_line('10.0.0.9:2', '')
+                . client_line('10.0.0.9:3', 'ngx_convotic-')
+                . client_line('10.0.0.9:4', 'ngx_convotic-5-other'), undef ],
+    [ 'one node', join('', @nodes), 'ok', qr/a gateway: 1, each with/ ],
+    [ 'one that does not track', join('', @nodes[0, 1]), 'warn',
+      qr/^1 of 1 .*lives one second: see the error log of 10\.0\.0\.1$/ ],
+    [ 'two nodes, one of which tracks',
+      join('', @nodes, client_line('[fd00::1]:5', 'ngx_convotic-9')), 'warn',
+      qr/^1 of 2 .*error log of \[fd00::1\]$/ ],
+    [ 'a socket', client_line('/run/redis.sock:0', 'ngx_convotic-9')
+                  . client_line('/run/redis.sock:0', 'ngx_convotic-9-tracking'),
+      'ok', qr/a gateway: 1,/ ],
+    [ 'hostile lines', "name=ngx_convotic-1\n"
+                       . client_line("\e[31m", 'ngx_convotic-1')
+                       . "addr=\e:1 name=ngx_convotic-2", 'warn',
+      qr/^2 of 2 .*error log of $/ ],
+) {
+    my ($name, $lines, $result, $pattern) = @$case;
+
+    $fake->script('CLIENT LIST' => resp_bulk($lines));
+    $text = checks_are(doctor({ redis => $fake->url }),
+                       { defined $result ? ('keys gateways' => $result) : () },
+                       "gateways: $name");
+
+    is($text->{'keys gateways'}, undef, "doctor: gateways: $name: no word")
+        unless defined $result;
+    like($text->{'keys gateways'}, $pattern, "doctor: gateways: $name: words")
+        if defined $result;
+}
+
+{
+    my $conn = $keys->connect;
+    $conn->cmd('CLIENT', 'SETNAME', 'ngx_convotic-1');
+    checks_are(doctor(), { 'keys gateways' => 'warn' }, 'a gateway');
+    $conn->cmd('CLIENT', 'SETNAME', 'ngx_convotic-1-tracking');
+    checks_are(doctor(), { 'keys gateways' => 'ok' }, 'its tracking');
+    $conn->close;
+}
+
+# What answers, but is no Redis that can track.
+
+for my $case (
+    [ 'CLIENT ID', resp_bulk('x') ],
+    [ 'CLIENT TRACKING', "-ERR unknown subcommand\r\n" ],
+    [ 'SUBSCRIBE', "+OK\r\n" ],
+) {
+    my ($command, $reply) = @$case;
+
+    my $poor = $t->fake_redis(behind => $keys);
+    $poor->script($command => $reply);
+    checks_are(doctor({ redis => $poor->url }), { 'keys tracking' => 'warn' },
+               "$command answered wrongly");
 }
 
 

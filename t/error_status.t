@@ -30,7 +30,7 @@ sub code {
          :                                    'INTERNAL_ERROR';
 }
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 
 # An upstream whose platform is the form of an error and limit its status.
 

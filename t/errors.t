@@ -62,7 +62,7 @@ sub message {
 
 my $html = "<html><h1>Oops</h1><pre>at line 7 of /srv/secret.rb</pre></html>\n";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream(handler => sub {
     my ($req, $vars) = @_;
 

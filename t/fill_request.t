@@ -23,7 +23,7 @@ my @OWN = (
     'x-convotic-workspace: acme',
 );
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $g = $t->gateway(upstream => $up, key => $KEY, ssl => 1,
                    start => 0, conf => <<'EOC');

@@ -11,7 +11,7 @@ use lib "$FindBin::Bin/lib";
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 
 my %special = (
     90 => { status => 404, body =>

@@ -7,7 +7,7 @@ use warnings;
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 
 for my $value ('""', 'evil', '$http_x_workspace') {
     my $g = $t->gateway(

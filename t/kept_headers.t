@@ -55,7 +55,7 @@ my %is_other = map { lc $others[ 2 * $_ ] => 1 } 0 .. @others / 2 - 1;
 
 my %is_own = map { $_ => 1 } qw(etag server);
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream(handler => sub {
     my ($req, $vars) = @_;
 

@@ -13,7 +13,7 @@ use lib "$FindBin::Bin/lib";
 use Convotic::Resp qw(:all);
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 
 my $redis = $t->redis->init;
 my $fake = $t->fake_redis(behind => $redis);

@@ -15,7 +15,7 @@ use File::Basename qw(basename);
 
 use constant COLUMNS => 80;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $top = $t->top;
 
 my @module = glob "$top/ngx_convotic_module/*.[ch]";

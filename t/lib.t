@@ -11,7 +11,7 @@ use lib "$FindBin::Bin/lib";
 use Convotic::Resp qw(:all);
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 
 
 # Redis.
@@ -161,6 +161,22 @@ is_deeply($req->args, { limit => 3, platform => 'line' }, 'upstream: arguments')
 is($up->count, 5, 'upstream: counts');
 $up->reset;
 is($up->count, 0, 'upstream: forgets');
+
+{
+    $up->set(hold => 'a');
+
+    my $held = $nginx->connect;
+
+    $held->write(Convotic::HTTP::request_text('/v1/contacts', {}));
+    ok(wait_until(sub { $up->count == 1 }), 'upstream: asked');
+    is($up->release('b'), 0, 'upstream: holds what is not meant');
+    is($held->read('GET', 0.2), undef, 'upstream: holds');
+    is($up->release('a'), 1, 'upstream: releases');
+    is($held->read->status, 200, 'upstream: answers then');
+    $up->set(hold => 0);
+    $up->reset;
+}
+
 
 is($nginx->get('/odd/chunked', 'X' => undef)->body, 'abc', 'upstream: chunks');
 $odd->set(delay => 0.3);

@@ -10,7 +10,7 @@ use lib "$FindBin::Bin/lib";
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis->init;
 my $up = $t->upstream;
 my $key = $redis->add_key(test_key('acme'));

@@ -16,7 +16,7 @@ use constant BACK => 10;        # seconds until it is well again, at most
 
 my $SERVER = 'convotic_redis %%REDIS%% connect_timeout=20s timeout=20s;';
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $redis = $t->redis('keys');
 my $key = test_key('acme');

@@ -11,7 +11,7 @@ use lib "$FindBin::Bin/lib";
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $g = $t->gateway(ssl => 1);
 my $redis = $g->redis;
 my $body = contacts_body(workspace => 'acme');

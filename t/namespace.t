@@ -34,7 +34,7 @@ sub handler {
 }
 
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis;
 my %up = map { $_ => $t->upstream(name => $_, handler => handler($_)) }
     qw(a b);

@@ -20,7 +20,7 @@ use constant {
     MALFORMED => 'Malformed query string',
 };
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $g = $t->gateway(ssl => 1, location => 'convotic_cache_valid 1h;');
 my $up = $g->upstream;
 

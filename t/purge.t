@@ -21,13 +21,14 @@ use constant {
     REFILLS    => 300,
     VALID      => 30,           # seconds, as the gateway has it by default
     STALE      => 300,
+    OLD        => 20_000,       # ms, of a copy that is not served at once
 };
 
 my $PATIENT = 'connect_timeout=20s timeout=20s';
 my $SERVERS = "convotic_redis %%REDIS%% $PATIENT;"
             . "convotic_cache_redis %%CACHE_REDIS%% $PATIENT;";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $version = 1;
 my $key = test_key('acme');
@@ -100,7 +101,7 @@ sub back_ok {
     my ($name) = @_;
 
     ok(wait_until(sub {
-           my @there = $keys->cmd('CLIENT', 'LIST') =~ / name=ngx_convotic-/g;
+           my @there = $keys->cmd('CLIENT', 'LIST') =~ / name=ngx_convotic-\d+ /g;
            @there == 2 && !grep { $_->status != 200 }
                           map { $nginx->contacts('limit=50') } 1 .. 8;
        }, BACK), $name);
@@ -223,20 +224,32 @@ $slow->stop;
         http => $SERVERS, location => 'convotic_cache_valid 100ms;'
                                     . 'convotic_cache_namespace stale;');
 
-    $stale->contacts('limit=2');
-    wait_until(sub { my @stored = $bodies->names('convotic:body:*') }, BACK);
-    $up->set(status => 500);
+    $stale->contacts("limit=$_") for 2, 3;
 
-    my $copy;
-    ok(wait_until(sub { $up->reset; $copy = $stale->contacts('limit=2');
-                        $up->count }, BACK), 'a copy that is no longer fresh');
-    success_is($copy, body(2), 'it stands in for an error');
+    # so old that it is not handed out before the upstream was asked
+
+    my @copies;
+    my $then = int(1000 * time()) - OLD;
+
+    wait_until(sub { @copies = grep { $bodies->cmd('GET', $_)
+                                          =~ /^namespace stale$/m }
+                               $bodies->names('convotic:body:*');
+                     @copies == 2 }, BACK);
+    $bodies->cmd('SET', $_,
+                 $bodies->cmd('GET', $_) =~ s/^stored \d+$/stored $then/mr,
+                 'PX', 600_000) for @copies;
+
+    $up->set(status => 500);
+    $up->reset;
+    success_is($stale->contacts('limit=2'), body(2),
+               'a copy stands in for an error');
+    is($up->count, 1, 'after the upstream was asked');
 
     $up->reset;
     $up->set(delay => 0.3);
 
     my $conn = $stale->connect;
-    $conn->write("GET /v1/contacts?limit=2 HTTP/1.1\r\nHost: localhost\r\n"
+    $conn->write("GET /v1/contacts?limit=3 HTTP/1.1\r\nHost: localhost\r\n"
                  . "X-API-Key: $key\r\n\r\n");
     wait_until(sub { $up->count }, BACK);
     $keys->purge('acme');

@@ -1,7 +1,8 @@
 #!/usr/bin/perl
 
-# Users of Redis with too few permissions: nobody is let in, or the cache is
-# done without; and the users that the documentation gives, which are enough.
+# Users of Redis with too few permissions: nobody is let in, or the cache,
+# tracking or leases are done without; and the users that the documentation
+# and the examples give, which are enough.
 
 use strict;
 use warnings;
@@ -16,7 +17,7 @@ use constant BACK => 10;        # seconds until it is well again, at most
 my $MS = 500 * $Convotic::Process::FACTOR;
 my $OPTIONS = "connect_timeout=${MS}ms timeout=${MS}ms";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $key = test_key('acme');
 my $body = contacts_body(workspace => 'acme', limit => 5);
@@ -129,11 +130,88 @@ for my $user (sort keys %poor) {
 }
 
 
-# The commands in docs/redis-keys.md give just enough.
+# Without tracking or leases, all is answered, and the log says what is lost,
+# once.
+
+my %slow = (
+    no_tracking  => '~* &* +@all -client|tracking',
+    no_id        => '~* &* +@all -client|id',
+    no_subscribe => '~* &* +@all -subscribe',
+    no_channel   => '~* resetchannels +@all',
+);
+
+for my $user (sort keys %slow) {
+    $redis->cmd('ACL', 'SETUSER', $user, 'reset', 'on', '>pw',
+                split / /, $slow{$user});
+
+    my $gateway = gateway(workers => 2,
+        redis => $redis->url(user => $user, password => 'pw'),
+        http => "convotic_redis %%REDIS%% $OPTIONS;");
+    ok($gateway->wait_log(qr/\[warn\].* not let its keys be tracked: .*NOPERM/),
+       "ACL user $user: logged");
+    success_is($gateway->contacts('limit=5'), $body, "ACL user $user")
+        for 1, 2;
+    is($gateway->stop, 1, "ACL user $user: a clean end");
+    is(scalar(complaints($gateway)), 1, "ACL user $user: logged once");
+    is(scalar($gateway->log_lines(qr/are tracked/)), 0,
+       "ACL user $user: no tracking");
+}
+
+my %alone = (
+    no_lock => '~convotic:key:* ~convotic:meta ~convotic:gen:* ~convotic:body:*'
+               . ' &* +@all',
+    no_del  => '~* &* +@all -del',
+);
+
+for my $user (sort keys %alone) {
+    $redis->cmd('ACL', 'SETUSER', $user, 'reset', 'on', '>pw',
+                split / /, $alone{$user});
+    $redis->cmd('DEL', $redis->names('convotic:body:*'), 'none');
+
+    my $gateway = gateway(redis => $redis->url(user => $user, password => 'pw'),
+        http => "convotic_redis %%REDIS%% $OPTIONS;");
+
+    $up->reset;
+    success_is($gateway->contacts('limit=5'), $body, "ACL user $user");
+    ok($gateway->wait_log(qr/Redis cannot say: .*(?:NOPERM|can't run|ACL)/),
+       "ACL user $user: logged");
+    success_is($gateway->contacts('limit=5'), $body, "ACL user $user: a hit");
+    is($up->count, 1, "ACL user $user: one fetch");
+    $gateway->stop;
+    is(scalar(complaints($gateway)), 1, "ACL user $user: logged once");
+}
+
+
+# The commands in docs/redis-keys.md and the files in docs/examples/ give
+# enough, and no two of them something else.
 
 {
-    my ($keys_user, $bodies_user) = documented_users();
-    my $bodies = $t->redis('bodies');
+    my @documented = documented_users();
+    my @examples = map { example_user($_) } qw(keys bodies);
+
+    for my $i (0, 1) {
+        is_deeply(rules($documented[$i]), rules($examples[$i]),
+                  "the documented users: the same as the examples: $i");
+    }
+
+    enough_ok('the documented users', @documented);
+    enough_ok('the examples', @examples);
+}
+
+
+# What is permitted, without the order and the password.
+
+sub rules {
+    my ($argv) = @_;
+
+    return [ sort grep { !/^(?:>.*|reset|resetchannels|-\@all)\z/ } @$argv ];
+}
+
+
+sub enough_ok {
+    my ($name, $keys_user, $bodies_user) = @_;
+
+    my $bodies = $t->redis;
 
     $redis->cmd(@$keys_user);
     $bodies->cmd(@$bodies_user);
@@ -149,25 +227,35 @@ for my $user (sort keys %poor) {
         http => "convotic_redis %%REDIS%% $OPTIONS;"
               . "convotic_cache_redis %%CACHE_REDIS%% $OPTIONS;");
 
+    ok($gateway->wait_log(qr/keys and generations are tracked/),
+       "$name: tracked");
+
     $up->reset;
-    success_is($gateway->contacts('limit=5'), $body, 'the documented users');
-    ok(wait_until(sub { $bodies->cmd('DBSIZE') == 1 }, BACK),
-       'the documented users: stored');
-    success_is($gateway->contacts('limit=5'), $body, 'the documented users: hit');
-    is($up->count, 1, 'the documented users: one fetch');
-    is_deeply([ complaints($gateway) ], [], 'the documented users: no complaint');
-    is($gateway->stop, 1, 'the documented users: a clean end');
+    success_is($gateway->contacts('limit=5'), $body, $name);
+    ok(wait_until(sub { join(' ', $bodies->names('*'))
+                        =~ /\Aconvotic:body:\S+\z/ }, BACK),
+       "$name: stored, and the lease is given back");
+    success_is($gateway->contacts('limit=5'), $body, "$name: a hit");
+    is($up->count, 1, "$name: one fetch");
+    is_deeply([ complaints($gateway) ], [], "$name: no complaint");
+    is($gateway->stop, 1, "$name: a clean end");
+
+    for my $server ($redis, $bodies) {
+        my @log = grep { "@$_" =~ /\b$keys_user->[2]\b/ }
+                  @{ $server->cmd('ACL', 'LOG') };
+        is_deeply(\@log, [], "$name: nothing was refused");
+        $server->cmd('ACL', 'LOG', 'RESET');
+    }
+
+    return;
 }
 
 
 # The two lines "ACL SETUSER gateway" as a shell would read them.
 
 sub documented_users {
-    open my $fh, '<', $t->top . '/docs/redis-keys.md' or die "docs: $!\n";
-    local $/;
-
     my @users;
-    my $text = <$fh>;
+    my $text = slurp('docs/redis-keys.md');
 
     while ($text =~ /^(?:keys|bodies) (ACL SETUSER gateway (?:.*\\\n)*.*)$/mg) {
         my $line = $1 =~ s/\\\n//gr;
@@ -175,6 +263,26 @@ sub documented_users {
     }
 
     return @users;
+}
+
+
+sub example_user {
+    my ($server) = @_;
+
+    my ($rules) = slurp("docs/examples/$server.acl")
+                  =~ /^user gateway (.*)$/m or die "$server.acl\n";
+
+    return [ qw(ACL SETUSER gateway reset), split ' ', $rules ];
+}
+
+
+sub slurp {
+    my ($file) = @_;
+
+    open my $fh, '<', $t->top . "/$file" or die "$file: $!\n";
+    local $/;
+
+    return scalar <$fh>;
 }
 
 

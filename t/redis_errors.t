@@ -34,7 +34,7 @@ my @errors = (
     '',
 );
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $key = test_key('acme');
 my $body = contacts_body(workspace => 'acme', limit => 5);

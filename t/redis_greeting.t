@@ -21,7 +21,7 @@ my $MS = 500 * $Convotic::Process::FACTOR;
 my $SLAVE = [ 'slave', '127.0.0.1', \6379, 'connected', \1 ];
 my $OPTIONS = "connect_timeout=${MS}ms timeout=${MS}ms";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $key = test_key('acme');
 my $body = contacts_body(workspace => 'acme', limit => 5);

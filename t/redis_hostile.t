@@ -63,7 +63,7 @@ my %broken = (
 );
 
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $key = test_key('acme');
 my $body = contacts_body(workspace => 'acme', limit => 3);

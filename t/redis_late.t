@@ -23,7 +23,7 @@ my $LATE = 2 * $MS / 1000;      # seconds
 my $SERVER = "convotic_redis %%REDIS%% connect_timeout=${MS}ms timeout=${MS}ms;";
 my $PATIENT = 'convotic_redis %%REDIS%% connect_timeout=20s timeout=20s;';
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my @tenants = qw(acme bravo charlie);
 my %key = map { $_ => test_key($_) } @tenants, 'nobody';

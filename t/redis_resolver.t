@@ -20,7 +20,7 @@ use constant BACK => 15;        # seconds until it is well again, at most
 
 my $MS = 500 * $Convotic::Process::FACTOR;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $redis = $t->redis('keys', 'bind 127.0.0.1 127.0.0.2 127.0.0.3');
 my $port = $redis->port;

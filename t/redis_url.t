@@ -22,7 +22,7 @@ use constant {
 my $MS = 1000 * $Convotic::Process::FACTOR;
 my $OPTIONS = "connect_timeout=${MS}ms timeout=${MS}ms";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $key = test_key('acme');
 my $body = contacts_body(workspace => 'acme', limit => 3);
@@ -277,7 +277,7 @@ is($bodies->calls('hgetall'), 0, 'no key is asked of the other');
 is($keys->calls('set'), 1, 'the one is written to once, for the generation');
 
 for my $server ($keys, $bodies) {
-    my @clients = grep { /name=ngx_convotic/ }
+    my @clients = grep { / name=ngx_convotic-\d+ / }
         split /\n/, $server->cmd('CLIENT', 'LIST');
     my ($worker) = $nginx->workers;
 

@@ -27,7 +27,7 @@ my $PATIENT = 'connect_timeout=800ms timeout=800ms';
 my $SERVERS = "convotic_redis %%REDIS%% $PATIENT;"
             . "convotic_cache_redis %%CACHE_REDIS%% $PATIENT;";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $keys = $t->redis('keys');
 my $bodies = $t->redis('bodies');

@@ -22,7 +22,7 @@ use constant {
 my $MS = 300 * $Convotic::Process::FACTOR;
 my $OPTIONS = "connect_timeout=${MS}ms timeout=${MS}ms";
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my $redis = $t->redis('keys', 'requirepass ' . PASSWORD);
 

@@ -1,14 +1,16 @@
 #!/usr/bin/perl
 
-# convotic_status and convotic_zone: the counters of all workers, in the text
-# format of Prometheus and in JSON; they survive a reload.
+# convotic_status and convotic_zone: the counters and gauges of all workers, in
+# the text format of Prometheus and in JSON; counters survive a reload.
 
 use strict;
 use warnings;
 
 use Convotic::Test;
 
-my $t = Convotic::Test->new;
+use constant BACK => 10;        # seconds until something has happened, at most
+
+my $t = Convotic::Test->new(direct => 1);
 
 my $g = $t->gateway(
     workers => 2,
@@ -22,19 +24,25 @@ END
 );
 
 sub counters {
-    return $g->get('/status')->json;
+    my ($nginx) = @_;
+
+    return ($nginx || $g)->get('/status')->json;
 }
 
-sub delta {
-    my ($sub) = @_;
+# What one request changes.  Without $all, of requests, keys, errors and fills:
+# the rest depends on who of the workers it was, and on tracking.
 
-    my $before = counters();
+sub delta {
+    my ($sub, $nginx, $all) = @_;
+
+    my $before = counters($nginx);
     $sub->();
-    my $after = counters();
+    my $after = counters($nginx);
     my %changed;
 
     for my $family (keys %$after) {
-        next if $family =~ /_seconds$|^redis_/;
+        next if $family =~ /_seconds$|^redis_|^zone_/;
+        next if !$all && $family =~ /^(?:invalidations|races|tracking)/;
 
         my ($new, $old) = ($after->{$family}, $before->{$family});
 
@@ -121,7 +129,7 @@ my (%type, %help, %value, @bad);
 for my $line (split /\n/, $res->body) {
     if ($line =~ /^# HELP (\w+) \S.*\.$/) {
         push @bad, $line if $help{$1}++;
-    } elsif ($line =~ /^# TYPE (\w+) (counter|histogram)$/) {
+    } elsif ($line =~ /^# TYPE (\w+) (counter|gauge|histogram)$/) {
         push @bad, $line if $type{$1} || !$help{$1};
         $type{$1} = $2;
     } elsif ($line =~ /^(\w+)(\{(?:\w+="[^"]*",?)+\})? (\d+(?:\.\d+)?)$/) {
@@ -138,7 +146,9 @@ for my $line (split /\n/, $res->body) {
 is_deeply(\@bad, [], 'every line is well-formed, every family described once');
 
 for my $family (sort keys %type) {
-    like($family, $type{$family} eq 'counter' ? qr/_total$/ : qr/_seconds$/,
+    like($family, $type{$family} eq 'counter'   ? qr/_total$/ :
+                  $type{$family} eq 'histogram' ? qr/_seconds$/ :
+                                                  qr/(?<!_total)(?<!_seconds)$/,
          "$family is named for what it is");
 }
 
@@ -146,6 +156,43 @@ is($value{'convotic_fill_seconds_bucket{le="+Inf"}'},
    $value{convotic_fill_seconds_count}, 'the last bucket has them all');
 is($value{'convotic_requests_total{result="hit"}'}, $json->{requests}{hit},
    'both forms agree');
+
+# The documentation has each metric and each value of its labels, and no other.
+
+{
+    my $docs = do { local (@ARGV, $/) = $t->top . '/docs/metrics.md'; <> };
+    my %told = $docs =~ /^\| `(convotic_\w+)` \|(.*)$/mg;
+
+    is_deeply([ sort keys %told ], [ sort keys %type ],
+              'docs/metrics.md has each metric, and no other');
+
+    my @untold;
+
+    for my $name (sort keys %value) {
+        my ($family, $label, $value) = $name =~ /^(\w+)\{(\w+)="([^"]*)"\}$/
+            or next;
+
+        push @untold, $name
+            if $label ne 'le' && $label ne 'server'
+               && $family !~ /errors_total$/ && $docs !~ /^\| `$family` \| `$label`.*`$value`/m
+               && !($label eq 'table' && $docs =~ /`$value`/);
+    }
+
+    is_deeply(\@untold, [], 'and what they count');
+}
+
+# promtool knows the format best.
+
+SKIP: {
+    my ($promtool) = grep { -x } map { "$_/promtool" } split /:/, $ENV{PATH};
+
+    skip 'no promtool', 1 unless $promtool;
+
+    my $run = $t->run([ $promtool, 'check', 'metrics' ], stdin => $res->body);
+
+    is($run->{exit}, 0, 'promtool has no complaint')
+        or diag($run->{out} . $run->{err});
+}
 
 $res = $g->head('/metrics');
 is($res->status, 200, 'HEAD');
@@ -161,6 +208,145 @@ is(counters()->{requests}{hit}, $hits, 'kept over a reload');
 
 $g->reload(http => 'convotic_zone 2m;');
 is(counters()->{requests}{hit}, 0, 'anew with another size');
+
+# What is known without asking: one worker, with all that is on by default.
+
+my $one = $t->gateway(
+    direct => 0, http => 'convotic_key_valid 1h; convotic_key_invalid 1h;',
+    server => 'location = /status { convotic_status json; }',
+    redis => $t->redis('own'), cache_redis => $t->redis('bodies'),
+);
+my $own = $one->redis;
+
+sub settled {
+    my ($name) = @_;
+
+    ok(wait_until(sub {
+           my $m = counters($one);
+           my $changed = delta(sub { $one->contacts('limit=3') }, $one, 1);
+
+           $m->{tracking_confirmed} && $m->{zone_entries}{generations}
+               && join(' ', sort keys %$changed)
+                  eq 'known_keys.valid requests.local';
+       }, BACK), $name);
+
+    return;
+}
+
+settled('tracked, and a body is at hand');
+
+is(counters($one)->{zone_entries}{$_}, 1, "one entry of $_")
+    for qw(keys generations);
+is(counters($one)->{zone_entries}{refusals}, 0, 'none of refusals');
+is(counters($one)->{local_bodies}, 1, 'one body in the first level');
+cmp_ok(counters($one)->{local_bytes}, '>',
+       length contacts_body(workspace => 'acme', limit => 3), 'of this size');
+is_deeply(counters($one)->{redis_away}, { keys => 0, bodies => 0 },
+          'Redis is there');
+is(counters($one)->{waiting}, 0, 'nobody waits');
+
+is_deeply(delta(sub { $one->contacts('limit=3') }, $one, 1),
+          { 'requests.local' => 1, 'known_keys.valid' => 1 }, 'a hit');
+
+my $stranger = test_key('stranger');
+
+$one->contacts('limit=3', 'X-API-Key' => $stranger);
+is_deeply(delta(sub { $one->contacts('limit=3', 'X-API-Key' => $stranger) },
+                $one, 1),
+          { 'requests.refused' => 1, 'errors.UNAUTHORIZED' => 1,
+            'known_keys.denied' => 1 }, 'a key that is known to be none');
+
+{
+    my $changed = delta(sub { $one->contacts('limit=4') }, $one, 1);
+
+    is(delete $changed->{local_bytes} > 0, 1, 'a miss takes memory');
+    is_deeply($changed, { 'requests.miss' => 1, 'known_keys.valid' => 1,
+                          'fills.stored' => 1, local_stored => 1,
+                          local_bodies => 1 },
+              'a miss');
+}
+
+{
+    my $changed = delta(sub {
+        $own->set_key($one->key, name => 'another');
+        wait_until(sub { counters($one)->{invalidations}{key} }, BACK);
+    }, $one, 1);
+
+    is_deeply($changed, { 'invalidations.key' => 1 }, 'a record was written');
+    is_deeply(delta(sub { $one->contacts('limit=3') }, $one, 1),
+              { 'requests.local' => 1, 'keys.valid' => 1 }, 'it is read again');
+}
+
+{
+    my $changed = delta(sub {
+        my $before = counters($one)->{invalidations}{generation};
+        $own->purge('acme');
+        wait_until(sub { counters($one)->{invalidations}{generation}
+                         > $before }, BACK);
+    }, $one, 1);
+
+    is_deeply($changed, { 'invalidations.generation' => 1 }, 'a purge');
+
+    $changed = delta(sub { $one->contacts('limit=3') }, $one, 1);
+    delete @$changed{qw(local_bytes local_stored)};
+    is_deeply($changed, { 'requests.miss' => 1, 'known_keys.valid' => 1,
+                          'fills.stored' => 1, fills_unchanged => 1 },
+              'it is fetched again, and has not changed');
+}
+
+{
+    my $changed = delta(sub {
+        $own->cmd('PUBLISH', '__redis__:invalidate', 'a forgery');
+        wait_until(sub { counters($one)->{invalidations}{foreign} }, BACK);
+    }, $one, 1);
+
+    is_deeply($changed, { 'invalidations.foreign' => 1 }, 'a forged message');
+}
+
+{
+    my $before = counters($one);
+
+    $one->upstream->set(delay => 0.3);
+
+    my @all = $one->concurrent([ map {
+        [ '/v1/contacts?limit=5', 'X-API-Key' => $one->key ]
+    } 1 .. 10 ]);
+    my $after = counters($one);
+
+    is(scalar(grep { $_ && $_->status == 200 } @all), 10, 'ten for one query');
+    is($after->{fills}{stored} - $before->{fills}{stored}, 1, 'one fill');
+    is($after->{waits}{served} + $after->{requests}{local}
+       - $before->{waits}{served} - $before->{requests}{local}, 9,
+       'the others waited, or came later');
+    is($after->{waiting}, 0, 'nobody waits any more');
+    $one->upstream->set(delay => 0);
+}
+
+{
+    $one->upstream->set(headers => [ 'Cache-Control' => 'max-age=1' ]);
+    $one->contacts('limit=6');
+
+    my $before = counters($one);
+
+    ok(wait_until(sub { $one->contacts('limit=6');
+                        my $m = counters($one);
+                        $m->{requests}{updating} > $before->{requests}{updating}
+                        || $m->{refreshes} > $before->{refreshes} }, BACK),
+       'a fill that nobody waits for');
+    ok(wait_until(sub { counters($one)->{fills_unchanged}
+                        > $before->{fills_unchanged} }, BACK),
+       'which brings nothing new');
+}
+
+$own->kill;
+ok(wait_until(sub { counters($one)->{redis_away}{keys} == 1 }, BACK),
+   'Redis is away: said');
+is(counters($one)->{redis_away}{bodies}, 0, 'that of bodies is there');
+is(counters($one)->{tracking_confirmed}, 0, 'nothing is tracked');
+is(counters($one)->{tracking}{lost}, 1, 'and that was a loss');
+is(delta(sub { $one->contacts('limit=3') }, $one)->{'known_keys.aged'}, 1,
+   'a key from before');
+$one->stop;
 
 # The configuration.
 

@@ -36,7 +36,7 @@ my $MS = 200 * $Convotic::Process::FACTOR;
 my $LATE = 1.5 * $MS / 1000;
 my $PATIENT = 'connect_timeout=20s timeout=20s';
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream;
 my %key = map { $_ => test_key("tenant $_") } @workspaces;
 

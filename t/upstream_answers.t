@@ -314,7 +314,7 @@ my %plan = (%answer, %slow, %odd, (map { ($_ => $good{$_}[0]) } keys %good));
 my @plan = sort keys %plan;
 my %number = map { ($plan[$_] => $_) } 0 .. $#plan;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis;
 my $other = $t->upstream(name => 'other');
 my $up = $t->upstream(handler => sub {

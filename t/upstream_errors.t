@@ -244,7 +244,7 @@ my $first_header = @plan;
 push @plan, map { { status => $_->[0], headers => [ @{ $_->[1] }, @dropped ] } }
     @headers;
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $up = $t->upstream(handler => \&answer);
 my $bad = $t->upstream(name => 'bad', handler => sub { $_[1]{answer} });
 my $worse = $t->upstream(name => 'worse', handler => sub { $_[1]{answer} });

@@ -19,7 +19,7 @@ my @fields = qw(
     upstream_status upstream_addr
 );
 
-my $t = Convotic::Test->new;
+my $t = Convotic::Test->new(direct => 1);
 my $redis = $t->redis->init;
 my $up = $t->upstream(handler => sub {
     my ($req, $vars) = @_;
@@ -283,12 +283,46 @@ request('/v1/contacts?limit=8', {}, @key);
 $up->set(status => 500);
 ok(wait_until(sub {
     ($res, $log) = request('/v1/contacts?limit=8', {}, @key);
-    $log->{convotic_cache_status} ne 'HIT';
-}, 10), 'a copy expires');
+    $log->{convotic_cache_status} eq 'STALE';
+}, 10), 'a copy expires, while the upstream fails');
 success_is($res, contacts_body(workspace => 'acme', limit => 8), 'STALE');
 logged('STALE', $log, %acme, status => 200, convotic_limit => 8,
-       convotic_cache_status => 'STALE', upstream_status => 500);
+       convotic_cache_status => 'STALE', upstream_status => '-');
 $up->set(status => undef, control => undef);
+
+
+# With all that is on by default: LOCAL, HIT from another one's store, UPDATING.
+
+{
+    my @two = map {
+        $t->nginx(direct => 0, redis => $redis, upstream => $up, key => 'good',
+                  http => 'log_format s "$convotic_cache_status";
+                           access_log %%DIR%%/s.log s;')
+    } 1, 2;
+    my @expected = ([ 0, 'MISS' ], [ 0, 'LOCAL' ], [ 1, 'HIT' ], [ 1, 'LOCAL' ]);
+
+    for my $n (0 .. $#expected) {
+        my ($which, $kind) = @{ $expected[$n] };
+
+        $two[$which]->contacts('limit=9');
+        ok(wait_until(sub { $two[$which]->access_log('s.log')
+                            =~ /^$kind\n\z/m }, 10), $kind);
+    }
+
+    # its lifetime is over at once, for who does not have it yet
+
+    $two[0]->contacts('limit=7');
+
+    my ($body) = grep { $redis->cmd('GET', $_) =~ /^query limit=7$/m }
+        $redis->names('convotic:body:*');
+    my $envelope = $redis->cmd('GET', $body) =~ s/^fresh \d+$/fresh 1/mr;
+
+    $redis->cmd('SET', $body, $envelope, 'PX', 60_000);
+    $two[1]->contacts('limit=7');
+    ok(wait_until(sub { $two[1]->access_log('s.log') =~ /^UPDATING\n\z/m }, 10),
+       'UPDATING');
+    $_->stop for @two;
+}
 
 
 # Errors.

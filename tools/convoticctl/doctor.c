@@ -15,6 +15,7 @@
 #include "doctor_server.h"
 #include "doctor_side.h"
 #include "doctor_store.h"
+#include "doctor_tracking.h"
 #include "output.h"
 
 
@@ -38,7 +39,8 @@ doctor_keys(side_t *side)
         return;
     }
 
-    doctor_server_tracking(side);
+    doctor_tracking(side);
+    doctor_tracking_gateways(side);
     doctor_store_meta(side);
     doctor_policy_keys(side);
     doctor_policy_persistence(side);
@@ -49,11 +51,17 @@ doctor_keys(side_t *side)
 static void
 doctor_bodies(side_t *side)
 {
-    if (side->ctl->value[O_CACHE_REDIS]
-        && doctor_server(side, &side->ctl->bodies))
+    if (side->ctl->value[O_CACHE_REDIS] == NULL
+        || !doctor_server(side, &side->ctl->bodies))
     {
-        doctor_policy_bodies(side);
+        return;
     }
+
+    if (side->master) {
+        doctor_server_locks(side);
+    }
+
+    doctor_policy_bodies(side);
 }
 
 

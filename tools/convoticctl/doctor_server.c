@@ -6,7 +6,6 @@
  */
 
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,8 +21,8 @@
 /*
  * What the gateway sends, one row per command; CLIENT SETNAME is missing, for
  * its refusal does no harm.  They change nothing: no workspace has a colon in
- * its name, so the names with ":doctor:" are absent, and XX sets nothing that
- * is absent.  "%" stands for the prefix.
+ * its name, so the names with ":doctor:" are absent, XX sets nothing that is
+ * absent, and DEL removes nothing.  "%" stands for the prefix.
  */
 
 #define DOCTOR_NO_HASH                                                        \
@@ -43,6 +42,14 @@ static const char *const  doctor_server_keys[][DOCTOR_WORDS] = {
 static const char *const  doctor_server_bodies[][DOCTOR_WORDS] = {
     { "GET", "%body:v1:{:doctor:}:" },
     { "SET", "%body:v1:{:doctor:}:", "1", "XX", "PX", "1" },
+    { NULL }
+};
+
+static const char *const  doctor_server_lock_probes[][DOCTOR_WORDS] = {
+    { "SET", "%lock:v1:{:doctor:}:", "1", "XX", "PX", "1" },
+    { "EVAL", "redis.call('GET', KEYS[1]) "
+              "return redis.call('DEL', KEYS[1])",
+      "1", "%lock:v1:{:doctor:}:" },
     { NULL }
 };
 
@@ -185,39 +192,76 @@ doctor_server_probe(side_t *side, const char *const *probe)
 }
 
 
+/* false: it is refused, side->conn.error says why */
+
+static bool
+doctor_server_allowed(side_t *side, const char *const *probe)
+{
+    bool         allowed;
+    redisReply  *reply;
+
+    reply = doctor_server_probe(side, probe);
+    if (reply == NULL) {
+        return false;
+    }
+
+    allowed = (reply->type != REDIS_REPLY_ERROR);
+
+    if (!allowed) {
+        conn_error_reply(&side->conn, reply);
+    }
+
+    freeReplyObject(reply);
+
+    return allowed;
+}
+
+
 static void
 doctor_server_commands(side_t *side)
 {
     int                 i, refused;
-    redisReply         *reply;
     const char *const (*probes)[DOCTOR_WORDS];
 
     probes = side->is_keys ? doctor_server_keys : doctor_server_bodies;
     refused = 0;
 
     for (i = 0; probes[i][0] != NULL; i++) {
-        reply = doctor_server_probe(side, probes[i]);
 
-        if (reply && reply->type != REDIS_REPLY_ERROR) {
-            freeReplyObject(reply);
-            continue;
+        if (!doctor_server_allowed(side, probes[i])) {
+            refused++;
+            side_say(side, SIDE_FAIL, "commands", "%s is refused: %s",
+                     probes[i][0], side->conn.error);
         }
-
-        refused++;
-
-        if (reply) {
-            conn_error_reply(&side->conn, reply);
-            freeReplyObject(reply);
-        }
-
-        side_say(side, SIDE_FAIL, "commands", "%s is refused: %s",
-                 probes[i][0], side->conn.error);
     }
 
     if (refused == 0) {
         side_say(side, SIDE_OK, "commands", "the user may run the %d commands "
                  "that were tried", i);
     }
+}
+
+
+/* the gateway works without them */
+
+void
+doctor_server_locks(side_t *side)
+{
+    int  i;
+
+    for (i = 0; doctor_server_lock_probes[i][0] != NULL; i++) {
+
+        if (!doctor_server_allowed(side, doctor_server_lock_probes[i])) {
+            side_say(side, SIDE_WARN, "locks", "%s is refused, so each node "
+                     "fetches for itself what others fetch too: %s; +set +get "
+                     "+del +eval and ~%slock:* are needed",
+                     doctor_server_lock_probes[i][0], side->conn.error,
+                     side->ctl->prefix);
+            return;
+        }
+    }
+
+    side_say(side, SIDE_OK, "locks", "the user may take and release them");
 }
 
 
@@ -239,61 +283,4 @@ doctor_server(side_t *side, const server_t *server)
     }
 
     return true;
-}
-
-
-/* on a connection of its own, which then serves for nothing else */
-
-static bool
-doctor_server_handshake(conn_t *c, const char *prefix)
-{
-    bool         ok;
-    char         id[24], *key, *gen;
-    long long    n;
-    const char  *ask[3] = { "CLIENT", "ID", NULL };
-    const char  *track[11] = { "CLIENT", "TRACKING", "ON", "BCAST", "PREFIX",
-                               NULL, "PREFIX", NULL, "REDIRECT", id, NULL };
-    const char  *subscribe[3] = { "SUBSCRIBE", "__redis__:invalidate", NULL };
-
-    if (!conn_integer(c, ask, &n)) {
-        return false;
-    }
-
-    snprintf(id, sizeof(id), "%lld", n);
-
-    key = text_format("%skey:", prefix);
-    gen = text_format("%sgen:", prefix);
-    track[5] = key;
-    track[7] = gen;
-
-    ok = conn_do(c, REDIS_REPLY_STATUS, track)
-         && conn_do(c, REDIS_REPLY_ARRAY, subscribe);
-
-    free(key);
-    free(gen);
-
-    return ok;
-}
-
-
-/* the gateway works without it, as records and generations age */
-
-void
-doctor_server_tracking(side_t *side)
-{
-    conn_t  c;
-
-    if (conn_open(&c, side->conn.server, side->ctl->timeout)
-        && doctor_server_handshake(&c, side->ctl->prefix))
-    {
-        side_say(side, SIDE_OK, "tracking", "CLIENT TRACKING and its channel "
-                 "__redis__:invalidate work");
-
-    } else {
-        side_say(side, SIDE_WARN, "tracking", "no invalidations: %s; "
-                 "+client|id +client|tracking +subscribe and "
-                 "&__redis__:invalidate are needed", c.error);
-    }
-
-    conn_close(&c);
 }

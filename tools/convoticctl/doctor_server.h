@@ -20,8 +20,8 @@
  */
 bool doctor_server(side_t *side, const server_t *server);
 
-/* of the key server: tracking of what the gateways keep */
-void doctor_server_tracking(side_t *side);
+/* of the bodies' server: what keeps two nodes from fetching the same */
+void doctor_server_locks(side_t *side);
 
 
 #endif /* _CTL_DOCTOR_SERVER_H_INCLUDED_ */

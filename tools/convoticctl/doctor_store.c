@@ -66,14 +66,44 @@ static const doctor_survey_t  doctor_rates = {
 };
 
 
+/* what the gateway asks, whose user may see no more; -1: that is refused too */
+
+static long long
+doctor_store_exists(side_t *side)
+{
+    char        *name;
+    long long    n;
+    const char  *argv[3] = { "EXISTS", NULL, NULL };
+
+    name = text_format("%smeta", side->ctl->prefix);
+    argv[1] = name;
+
+    if (!conn_integer(&side->conn, argv, &n)) {
+        n = -1;
+    }
+
+    free(name);
+
+    return n;
+}
+
+
 void
 doctor_store_meta(side_t *side)
 {
+    long long    there;
     redisReply  *reply;
     const char  *prefix;
 
     prefix = side->ctl->prefix;
     reply = meta_read(&side->conn, prefix);
+    there = -1;
+
+    if (reply && reply->type == REDIS_REPLY_ERROR
+        && strncmp(reply->str, "NOPERM", 6) == 0)
+    {
+        there = doctor_store_exists(side);
+    }
 
     if (reply && reply->type == REDIS_REPLY_STRING
         && strcmp(reply->str, META_SCHEMA) == 0)
@@ -81,7 +111,7 @@ doctor_store_meta(side_t *side)
         side_say(side, SIDE_OK, "meta", "%smeta has schema " META_SCHEMA,
                  prefix);
 
-    } else if (reply && reply->type == REDIS_REPLY_NIL) {
+    } else if ((reply && reply->type == REDIS_REPLY_NIL) || there == 0) {
         side_say(side, SIDE_FAIL, "meta", "%smeta has no schema, so that the "
                  "gateway believes no record of this server; run "
                  "\"convoticctl init\"", prefix);
@@ -89,6 +119,10 @@ doctor_store_meta(side_t *side)
     } else if (reply && reply->type == REDIS_REPLY_STRING) {
         side_say(side, SIDE_FAIL, "meta", "%smeta has a schema other than "
                  META_SCHEMA "; is this the right server and prefix?", prefix);
+
+    } else if (there == 1) {
+        side_say(side, SIDE_OK, "meta", "%smeta is there; its schema may not "
+                 "be read by this user", prefix);
 
     } else {
         if (reply && reply->type == REDIS_REPLY_ERROR) {

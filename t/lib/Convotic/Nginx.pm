@@ -210,7 +210,20 @@ sub _http_preamble {
     $text .= "    access_log %%DIR%%/access.log;\n"
         unless $self->{no_access_log};
 
-    return $text;
+    return $text . $self->_direct($conf);
+}
+
+
+# Nothing is known from one request to the next: each asks Redis.
+
+sub _direct {
+    my ($self, $conf) = @_;
+
+    return '' unless $self->{direct} && _says($conf, 'convotic');
+
+    return join '', map { "    $_ 0;\n" } grep { !_says($conf, $_) }
+        qw(convotic_key_valid convotic_key_invalid convotic_key_stale
+           convotic_cache_local);
 }
 
 

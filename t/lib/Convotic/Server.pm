@@ -86,6 +86,7 @@ sub counters { return $_[0]->control('counters') }
 sub drop     { return $_[0]->control('drop', $_[1]) }
 sub rst      { return $_[0]->control('rst', $_[1]) }
 sub accept   { return $_[0]->control('accept', $_[1]) }
+sub release  { return $_[0]->control('release', $_[1]) }
 sub reset    { return $_[0]->control('reset_log') }
 
 
@@ -268,7 +269,8 @@ sub _readable {
 
 
 # What a connection is to send, in order.  A step is one of: bytes; delay
-# (seconds, counted from the step's turn); at (a time); close; rst; hang.
+# (seconds, counted from the step's turn); at (a time); close; rst; hang; hold
+# (until release).
 
 sub queue {
     my ($self, $conn, @steps) = @_;
@@ -287,7 +289,8 @@ sub advance {
         my $step = $conn->{steps}[0] or return;
 
         $step->{at} = time() + delete $step->{delay} if defined $step->{delay};
-        return if $step->{hang} || defined $step->{at} && $step->{at} > time();
+        return if $step->{hang} || $step->{hold}
+                  || defined $step->{at} && $step->{at} > time();
 
         shift @{ $conn->{steps} };
 
@@ -397,6 +400,26 @@ sub ctl_reset_log {
 }
 
 
+# What is held so far goes on; what comes later is held anew.
+
+sub ctl_release {
+    my ($self, $only) = @_;
+
+    my $count = 0;
+
+    for my $conn (values %{ $self->{conns} }) {
+        my @held = grep { $_->{hold} && (!defined $only || $_->{hold} eq $only) }
+            @{ $conn->{steps} } or next;
+
+        delete $_->{hold} for @held;
+        $count += @held;
+        $self->advance($conn);
+    }
+
+    return $count;
+}
+
+
 sub ctl_drop {
     my ($self, $only) = @_;
 
@@ -480,6 +503,11 @@ Variables of the server that its handler sees; values are plain data.
 
 What becomes of new connections: C<open>; C<close> closes them at once;
 C<hang> leaves them in the backlog; C<refuse> closes the listening socket.
+
+=item release($name)
+
+Answers that were held go on, all or those held with that name; the number of
+them.
 
 =item drop, rst
 

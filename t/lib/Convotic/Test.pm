@@ -54,9 +54,10 @@ sub import {
 
 
 sub new {
-    my ($class) = @_;
+    my ($class, %arg) = @_;
 
     my $self = bless {
+        direct => $arg{direct},
         dir => tempdir('cvt-XXXXXX', DIR => '/tmp'),
         top => abs_path(dirname(__FILE__) . '/../../..'),
         redis => [], nginx => [], servers => [], allowed => [], names => {},
@@ -101,7 +102,7 @@ sub nginx {
 
     my $start = exists $arg{start} ? delete $arg{start} : 1;
     my $nginx = Convotic::Nginx->new(
-        %arg, name => $self->_name($arg{name} || 'nginx'),
+        direct => $self->{direct}, %arg, name => $self->_name($arg{name} || 'nginx'),
         dir => $self->{dir}, top => $self->{top},
     );
     push @{ $self->{nginx} }, $nginx;

@@ -152,6 +152,7 @@ sub _steps {
 
     my @steps;
 
+    push @steps, { hold => $spec->{hold} } if $spec->{hold};
     push @steps, { delay => $spec->{delay} } if $spec->{delay};
     push @steps, _trickle($bytes, $spec->{trickle});
     push @steps, { delay => $spec->{close_delay} } if $spec->{close_delay};
@@ -224,8 +225,8 @@ sub _trickle {
 }
 
 
-# The usual contacts service.  Variables: version (part of every name), delay,
-# total, headers, status.
+# The usual contacts service.  Variables: version (part of every name), hold,
+# delay, total, headers, status.
 
 sub contacts_handler {
     my ($request, $vars) = @_;
@@ -234,6 +235,7 @@ sub contacts_handler {
 
     return {
         status  => $vars->{status},
+        hold    => $vars->{hold},
         delay   => $vars->{delay},
         headers => $vars->{headers},
         body    => contacts_body(
@@ -381,6 +383,10 @@ JSON with its Content-Length unless headers say otherwise.
 Neither length nor chunks: with C<close>, the end of the connection is the end
 of the body.
 
+=item hold
+
+1 or a name: nothing is sent until C<< $up->release >>.
+
 =item delay, trickle => { bytes => 1, interval => 0.01 }, close_delay
 
 Seconds before the answer, a slow answer, seconds before C<close> or C<rst>.
@@ -407,6 +413,9 @@ are taken for the next request.
 
 =head2 Methods
 
+C<release($name)> lets go of what is held, all or that of a name, and returns
+how many answers that were.
+
 C<requests> are objects with C<method>, C<uri>, C<path>, C<query>, C<args>,
 C<version>, C<header($name)>, C<headers>, C<names> (lower case), C<body>,
 C<raw>, C<tenant>, C<conn>, C<seq> (its number on that connection) and
@@ -415,7 +424,7 @@ C<time>.  C<count> is their number; C<reset> forgets them.
 =head2 The usual service
 
 C<contacts_body(workspace =>, platform =>, limit =>, version =>, total =>)>
-returns the bytes that it answers.  C<set> knows C<version>, C<delay>,
-C<total>, C<status> and C<headers>.
+returns the bytes that it answers.  C<set> knows C<version>, C<hold>,
+C<delay>, C<total>, C<status> and C<headers>.
 
 =cut
