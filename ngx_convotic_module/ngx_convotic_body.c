@@ -3,7 +3,8 @@
  * Owns the form of cached bodies, in memory and in Redis.
  *
  * An envelope is text: lines that bind it, lines about it, an empty line, the
- * body as the upstream sent it and, if that is any shorter, the same as gzip.
+ * body as the upstream sent it and, once a client has asked for that, the same
+ * as gzip.
  *
  *     convotic-body 2
  *     workspace acme
@@ -19,9 +20,10 @@
  *     length 4801
  *     gzip 912
  *
- * None of the values can have a line's end in it.  In memory the envelope is
- * followed by nothing and never changes; what is known of it points into it.
- * It is freed when nobody holds it.
+ * "gzip 0" says that there is none yet, "gzip none" that it would hardly be
+ * any shorter.  None of the values can have a line's end in it.  In memory the
+ * envelope is followed by nothing and never changes; what is known of it
+ * points into it.  It is freed when nobody holds it.
  */
 
 
@@ -44,6 +46,8 @@ static ngx_convotic_body_t *ngx_convotic_body_alloc(size_t len,
 static ngx_int_t ngx_convotic_body_read(ngx_convotic_body_t *body);
 static ngx_int_t ngx_convotic_body_read_times(ngx_convotic_body_t *body,
     u_char **pos, u_char *last);
+static ngx_int_t ngx_convotic_body_read_gzip(ngx_convotic_body_t *body,
+    u_char **pos, u_char *last, int64_t *gzip);
 static ngx_int_t ngx_convotic_body_read_headers(ngx_convotic_body_t *body,
     u_char **pos, u_char *last);
 static ngx_int_t ngx_convotic_body_line(u_char **pos, u_char *last,
@@ -65,13 +69,13 @@ ngx_convotic_body_create(ngx_convotic_body_parts_t *parts, ngx_log_t *log)
     ngx_convotic_body_t    *body;
     ngx_convotic_header_t  *header;
 
-    n = parts->headers ? parts->headers->nelts : 0;
-    header = n ? parts->headers->elts : NULL;
+    n = parts->nheaders;
+    header = parts->headers;
 
     head = sizeof(NGX_CONVOTIC_BODY_MAGIC NGX_CONVOTIC_BODY_VERSION
                   "\nworkspace \ngeneration \nrun-id \nnamespace \nquery \n"
                   "stored \nfresh \nstale \netag \nlength \ngzip \n\n")
-           + 5 * NGX_INT64_LEN
+           + sizeof("none") + 5 * NGX_INT64_LEN
            + parts->workspace.len + parts->generation.len + parts->run_id.len
            + parts->ns.len + parts->query.len + parts->etag.len;
 
@@ -109,11 +113,15 @@ ngx_convotic_body_create(ngx_convotic_body_parts_t *parts, ngx_log_t *log)
                         &header[i].value);
     }
 
-    p = ngx_sprintf(p, "length %uz\ngzip %uz\n\n", parts->content.len,
-                    parts->gzip.len);
+    p = ngx_sprintf(p, "length %uz\n", parts->content.len);
+    p = parts->plain ? ngx_sprintf(p, "gzip none\n\n")
+                     : ngx_sprintf(p, "gzip %uz\n\n", parts->gzip.len);
 
     p = ngx_cpymem(p, parts->content.data, parts->content.len);
-    p = ngx_cpymem(p, parts->gzip.data, parts->gzip.len);
+
+    if (parts->gzip.len) {
+        p = ngx_cpymem(p, parts->gzip.data, parts->gzip.len);
+    }
 
     body->envelope.len = p - body->envelope.data;
 
@@ -387,7 +395,7 @@ ngx_convotic_body_read(ngx_convotic_body_t *body)
         || !ngx_convotic_body_is_etag(&body->etag)
         || ngx_convotic_body_read_headers(body, &p, last) != NGX_OK
         || ngx_convotic_body_number(&p, last, "length ", &length) != NGX_OK
-        || ngx_convotic_body_number(&p, last, "gzip ", &gzip) != NGX_OK
+        || ngx_convotic_body_read_gzip(body, &p, last, &gzip) != NGX_OK
         || p == last || *p++ != '\n' || last - p != length + gzip)
     {
         return NGX_ERROR;
@@ -430,6 +438,33 @@ ngx_convotic_body_read_times(ngx_convotic_body_t *body, u_char **pos,
     body->age = (ngx_msec_t) ngx_max(age, 0);
     body->fresh = (ngx_msec_t) fresh;
     body->stale = (ngx_msec_t) stale;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_body_read_gzip(ngx_convotic_body_t *body, u_char **pos,
+    u_char *last, int64_t *gzip)
+{
+    ngx_str_t   value;
+    u_char     *p;
+
+    p = *pos;
+
+    if (ngx_convotic_body_number(pos, last, "gzip ", gzip) == NGX_OK) {
+        return NGX_OK;
+    }
+
+    *pos = p;
+    *gzip = 0;
+    body->plain = 1;
+
+    if (ngx_convotic_body_line(pos, last, "gzip ", &value) != NGX_OK
+        || value.len != 4 || ngx_memcmp(value.data, "none", 4) != 0)
+    {
+        return NGX_ERROR;
+    }
 
     return NGX_OK;
 }
@@ -566,7 +601,8 @@ ngx_convotic_body_is_etag(ngx_str_t *etag)
 static ngx_uint_t
 ngx_convotic_body_equal(ngx_str_t *a, ngx_str_t *b)
 {
-    return a->len == b->len && ngx_memcmp(a->data, b->data, a->len) == 0;
+    return a->len == b->len
+           && (a->len == 0 || ngx_memcmp(a->data, b->data, a->len) == 0);
 }
 
 

@@ -35,6 +35,7 @@ struct ngx_convotic_body_s {
 
     ngx_str_t                content;
     ngx_str_t                gzip;           /* empty: there is none */
+    ngx_uint_t               plain;          /* nor is one worth it */
     ngx_str_t                etag;           /* quoted */
     ngx_str_t                gzip_etag;
     ngx_convotic_header_t   *headers;
@@ -67,7 +68,9 @@ typedef struct {
     ngx_str_t                etag;
     ngx_str_t                content;
     ngx_str_t                gzip;
-    ngx_array_t             *headers;        /* of ngx_convotic_header_t */
+    ngx_uint_t               plain;
+    ngx_convotic_header_t   *headers;
+    ngx_uint_t               nheaders;
     ngx_msec_t               age;
     ngx_msec_t               fresh;          /* from now on */
     ngx_msec_t               stale;

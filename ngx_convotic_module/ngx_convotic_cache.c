@@ -48,7 +48,10 @@
 /* a lease ends by itself: its holder may have died */
 #define NGX_CONVOTIC_CACHE_LEASE        3000    /* ms */
 
-/* between two questions for one, at first and at last */
+/* two ages of one body, by two clocks, differ by less */
+#define NGX_CONVOTIC_CACHE_SAME         10      /* ms */
+
+/* between two questions for a lease, at first and at last */
 #define NGX_CONVOTIC_CACHE_PAUSE        10      /* ms */
 #define NGX_CONVOTIC_CACHE_PAUSE_MAX    100     /* ms */
 
@@ -72,6 +75,10 @@ struct ngx_convotic_cache_name_s {
 
 
 static ngx_int_t ngx_convotic_cache_namespace(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static ngx_uint_t ngx_convotic_cache_is_packable(ngx_http_request_t *r,
+    ngx_str_t *content);
+static void ngx_convotic_cache_pack(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_convotic_records_e ngx_convotic_cache_known(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_convotic_generation_t *known);
@@ -261,13 +268,15 @@ ngx_convotic_cache_body(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     parts->query = ctx->query;
 
     ngx_str_null(&parts->gzip);
+    parts->plain = 0;
     p = NULL;
 
-    if (previous) {
+    if (previous && (previous->gzip.len || previous->plain)) {
         parts->gzip = previous->gzip;
+        parts->plain = previous->plain;
 
-    } else if (conf->gzip && parts->content.len >= NGX_CONVOTIC_CACHE_GZIP_MIN)
-    {
+    } else if (ngx_convotic_cache_is_packable(r, &parts->content)) {
+
         len = parts->content.len - parts->content.len / 10;
         p = ngx_alloc(len, r->connection->log);
 
@@ -277,6 +286,9 @@ ngx_convotic_cache_body(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
         {
             parts->gzip.data = p;
             parts->gzip.len = len;
+
+        } else {
+            parts->plain = 1;
         }
     }
 
@@ -287,6 +299,59 @@ ngx_convotic_cache_body(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     }
 
     return body;
+}
+
+
+/* for the first client that asks for it, and then for all */
+
+static ngx_uint_t
+ngx_convotic_cache_is_packable(ngx_http_request_t *r, ngx_str_t *content)
+{
+    ngx_convotic_loc_conf_t  *conf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+
+    return conf->gzip && content->len >= NGX_CONVOTIC_CACHE_GZIP_MIN
+           && ngx_convotic_gzip_accepted(r);
+}
+
+
+/*
+ * The copy at hand was made for a client that did not want it as gzip.  One
+ * that is about to be renewed is left as it is: what is stored in its place
+ * might be newer.
+ */
+
+static void
+ngx_convotic_cache_pack(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_msec_t                  age;
+    ngx_convotic_body_t        *copy, *body;
+    ngx_convotic_body_parts_t   parts;
+
+    copy = ctx->cache.copy;
+    age = ngx_convotic_body_age(copy);
+
+    if (age + copy->fresh / NGX_CONVOTIC_CACHE_AHEAD >= copy->fresh
+        || !ngx_convotic_cache_is_packable(r, &copy->content))
+    {
+        return;
+    }
+
+    parts.content = copy->content;
+    parts.etag = copy->etag;
+    parts.headers = copy->headers;
+    parts.nheaders = copy->nheaders;
+    parts.age = age;
+    parts.fresh = copy->fresh - age;
+    parts.stale = copy->stale;
+
+    body = ngx_convotic_cache_body(r, ctx, &parts, NULL);
+
+    if (body && ngx_convotic_body_give(body, r->pool) == NGX_OK) {
+        ctx->cache.copy = body;
+        ngx_convotic_cache_store(r, ctx, body);
+    }
 }
 
 
@@ -722,7 +787,10 @@ ngx_convotic_cache_is_fresh(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 }
 
 
-/* of two bodies that are for this request, the younger; the pool holds it */
+/*
+ * Of two bodies that are for this request, the younger, and of two that are
+ * one, the one that came last; the pool holds it.
+ */
 
 static ngx_int_t
 ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
@@ -739,7 +807,9 @@ ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     if (age >= body->fresh + body->stale
         || !ngx_convotic_body_is_of(body, &ctx->cache.generation,
                                     &ctx->cache.run_id)
-        || (ctx->cache.copy && age > ngx_convotic_body_age(ctx->cache.copy)))
+        || (ctx->cache.copy
+            && age > ngx_convotic_body_age(ctx->cache.copy)
+                     + NGX_CONVOTIC_CACHE_SAME))
     {
         return NGX_OK;
     }
@@ -969,6 +1039,10 @@ static ngx_int_t
 ngx_convotic_cache_answer(ngx_convotic_ctx_t *ctx,
     ngx_convotic_cache_status_e status)
 {
+    if (ctx->cache.copy->gzip.len == 0 && !ctx->cache.copy->plain) {
+        ngx_convotic_cache_pack(ctx->request, ctx);
+    }
+
     ctx->cache.status = status;
     ctx->cache.ttl = ngx_convotic_body_ttl(ctx->cache.copy);
 
@@ -1067,7 +1141,7 @@ ngx_convotic_cache_leased(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     if (cache->copy != copy && ngx_convotic_cache_is_fresh(r, ctx)
         && (copy == NULL || ngx_convotic_body_age(cache->copy)
-                            + NGX_CONVOTIC_CACHE_PAUSE
+                            + NGX_CONVOTIC_CACHE_SAME
                             < ngx_convotic_body_age(copy)))
     {
         cache->refresh = 0;

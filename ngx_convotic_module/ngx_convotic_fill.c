@@ -1253,7 +1253,8 @@ ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
     ngx_memzero(&parts, sizeof(ngx_convotic_body_parts_t));
 
     parts.content = fill->body;
-    parts.headers = &fill->headers;
+    parts.headers = fill->headers.elts;
+    parts.nheaders = fill->headers.nelts;
 
     previous = ngx_convotic_fill_previous(r, fill);
 
@@ -1429,7 +1430,7 @@ ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
 
         /* the headers may be more than an envelope takes */
 
-        parts->headers = NULL;
+        parts->nheaders = 0;
         fill->shared = 0;
 
         answer->headers = &fill->headers;

@@ -84,11 +84,12 @@ static void ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight);
 static ngx_int_t ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
     ngx_convotic_table_t *table, const u_char *name, ngx_msec_t lifetime,
-    uint64_t *owner);
+    ngx_uint_t needed, uint64_t *owner);
 static void ngx_convotic_flight_give_up(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight, ngx_convotic_flight_end_e end);
 static ngx_uint_t ngx_convotic_flight_owned(
     ngx_convotic_flight_entry_t *entry);
+static ngx_msec_t ngx_convotic_flight_pause(ngx_uint_t failures);
 static ngx_int_t ngx_convotic_flight_late(ngx_convotic_flights_t *flights,
     ngx_convotic_table_t *table, const u_char *name);
 static ngx_int_t ngx_convotic_flight_wait(ngx_convotic_flights_t *flights,
@@ -185,7 +186,7 @@ ngx_convotic_flight_join(ngx_convotic_flights_t *flights,
         return ngx_convotic_flight_wait(flights, flight, ctx, timeout);
     }
 
-    rc = ngx_convotic_flight_take(flights, table, name, lifetime, &owner);
+    rc = ngx_convotic_flight_take(flights, table, name, lifetime, 1, &owner);
 
     if (rc == NGX_DECLINED) {
         return NGX_DECLINED;
@@ -242,7 +243,7 @@ ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
         return NGX_BUSY;
     }
 
-    rc = ngx_convotic_flight_take(flights, table, name, lifetime, &owner);
+    rc = ngx_convotic_flight_take(flights, table, name, lifetime, 0, &owner);
 
     if (rc != NGX_OK) {
         return rc;
@@ -329,8 +330,7 @@ static void
 ngx_convotic_flight_give_up(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight, ngx_convotic_flight_end_e end)
 {
-    ngx_uint_t                    n;
-    ngx_convotic_flight_entry_t   entry;
+    ngx_convotic_flight_entry_t  entry;
 
     ngx_convotic_zone_lock(flights->zone);
 
@@ -343,8 +343,13 @@ ngx_convotic_flight_give_up(ngx_convotic_flights_t *flights,
         entry.pass = 0;
         entry.retry = 0;
 
-        entry.failures = (end == NGX_CONVOTIC_FLIGHT_FAILED)
-                         ? entry.failures + 1 : 0;
+        if (end == NGX_CONVOTIC_FLIGHT_FAILED) {
+            entry.failures++;
+
+        } else if (end != NGX_CONVOTIC_FLIGHT_ELSEWHERE) {
+            entry.failures = 0;
+        }
+
         entry.refused = (end == NGX_CONVOTIC_FLIGHT_ERROR);
 
         switch (end) {
@@ -354,14 +359,9 @@ ngx_convotic_flight_give_up(ngx_convotic_flights_t *flights,
             break;
 
         case NGX_CONVOTIC_FLIGHT_ELSEWHERE:
-            entry.retry = ngx_current_msec + NGX_CONVOTIC_FLIGHT_ELSE;
-            break;
-
         case NGX_CONVOTIC_FLIGHT_FAILED:
-            n = ngx_min(entry.failures - 1, 8);
             entry.retry = ngx_current_msec
-                          + ngx_min(NGX_CONVOTIC_FLIGHT_RETRY << n,
-                                    NGX_CONVOTIC_FLIGHT_RETRY_MAX);
+                          + ngx_convotic_flight_pause(entry.failures);
             break;
 
         default:
@@ -500,7 +500,7 @@ ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
 static ngx_int_t
 ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
     ngx_convotic_table_t *table, const u_char *name, ngx_msec_t lifetime,
-    uint64_t *owner)
+    ngx_uint_t needed, uint64_t *owner)
 {
     ngx_int_t                     rc;
     ngx_convotic_flight_entry_t   entry;
@@ -518,7 +518,9 @@ ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
     if (ngx_convotic_flight_future(entry.pass)) {
         rc = NGX_DECLINED;
 
-    } else if (ngx_convotic_flight_owned(&entry)) {
+    } else if (ngx_convotic_flight_owned(&entry)
+               || (!needed && ngx_convotic_flight_future(entry.retry)))
+    {
         rc = NGX_BUSY;
 
     } else {
@@ -628,6 +630,24 @@ ngx_convotic_flight_wait(ngx_convotic_flights_t *flights,
 }
 
 
+/* after so many failures; none: another node may succeed */
+
+static ngx_msec_t
+ngx_convotic_flight_pause(ngx_uint_t failures)
+{
+    ngx_uint_t  n;
+
+    if (failures == 0) {
+        return NGX_CONVOTIC_FLIGHT_ELSE;
+    }
+
+    n = ngx_min(failures - 1, 8);
+
+    return ngx_min(NGX_CONVOTIC_FLIGHT_RETRY << n,
+                   NGX_CONVOTIC_FLIGHT_RETRY_MAX);
+}
+
+
 /* out of whatever queue it stands in */
 
 static void
@@ -684,11 +704,14 @@ ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
     own->code = answer->code;
     own->retry_after = answer->retry_after;
 
-    own->message.len = answer->message.len;
-    own->message.data = ngx_pstrdup(ctx->request->pool, &answer->message);
+    own->message.len = 0;
 
-    if (own->message.data == NULL) {
-        own->message.len = 0;
+    if (answer->message.len) {
+        own->message.data = ngx_pstrdup(ctx->request->pool, &answer->message);
+
+        if (own->message.data) {
+            own->message.len = answer->message.len;
+        }
     }
 }
 

@@ -142,6 +142,13 @@ ngx_convotic_peer_name(ngx_convotic_peer_t *peer)
 }
 
 
+ngx_uint_t
+ngx_convotic_peer_addresses(ngx_convotic_peer_t *peer)
+{
+    return peer->naddrs;
+}
+
+
 void
 ngx_convotic_peer_find(ngx_convotic_peer_t *peer, ngx_uint_t failed,
     ngx_log_t *log, ngx_convotic_peer_handler_pt handler, void *data)

@@ -47,6 +47,9 @@ void ngx_convotic_peer_configure(ngx_convotic_peer_t *peer,
 /* address and database, as configured, for logs */
 ngx_str_t *ngx_convotic_peer_name(ngx_convotic_peer_t *peer);
 
+/* how many the configuration has, 1 at least */
+ngx_uint_t ngx_convotic_peer_addresses(ngx_convotic_peer_t *peer);
+
 /*
  * Finds the address for the next socket: one of the configuration, or, if
  * those have failed and there is a resolver, one that the name has now.  The

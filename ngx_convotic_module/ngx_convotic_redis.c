@@ -14,6 +14,7 @@
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_peer.h"
+#include "ngx_convotic_greeting.h"
 #include "ngx_convotic_redis.h"
 
 
@@ -42,8 +43,6 @@
 /* at least, for a TRACKING connection: nobody's request waits for it */
 #define NGX_CONVOTIC_REDIS_TRACKING_TIMEOUT  1000   /* ms */
 
-#define NGX_CONVOTIC_REDIS_RUN_ID_LEN    64
-
 /* as much of a password as gives it away */
 #define NGX_CONVOTIC_REDIS_SECRET        6
 
@@ -65,13 +64,14 @@ typedef enum {
 typedef enum {
     NGX_CONVOTIC_REDIS_SLOT_REQUEST,     /* somebody waits */
     NGX_CONVOTIC_REDIS_SLOT_NOBODY,      /* cancelled, or posted */
-    NGX_CONVOTIC_REDIS_SLOT_OWN          /* ours; errors go to the handler */
+    NGX_CONVOTIC_REDIS_SLOT_OWN          /* a command of the greeting's */
 } ngx_convotic_redis_slot_e;
 
 
 struct ngx_convotic_redis_slot_s {
     ngx_queue_t                     queue;
     ngx_convotic_redis_slot_e       type;
+    ngx_convotic_greeting_e         step;        /* OWN */
     ngx_convotic_redis_handler_pt   handler;
     void                           *data;
     ngx_msec_t                      deadline;
@@ -94,11 +94,13 @@ struct ngx_convotic_redis_s {
     ngx_uint_t                      number;      /* of the connection */
     ngx_uint_t                      failures;    /* in a row; 0: trusted */
     ngx_uint_t                      retries;     /* since it last kept up */
+    ngx_uint_t                      dead;        /* addresses, meanwhile */
     ngx_connection_t               *connection;
+    ngx_convotic_greeting_t         greeting;
     ngx_convotic_resp_reader_t     *reader;
     ngx_msec_t                      ready_since;
     ngx_str_t                       run_id;
-    u_char                          run_id_buf[NGX_CONVOTIC_REDIS_RUN_ID_LEN];
+    u_char                          run_id_buf[NGX_CONVOTIC_RUN_ID_LEN];
 
     const ngx_convotic_redis_events_t  *events;  /* TRACKING */
     void                           *data;
@@ -122,19 +124,14 @@ struct ngx_convotic_redis_s {
 static void ngx_convotic_redis_connect(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_peer_handler(void *data, ngx_int_t rc);
 static void ngx_convotic_redis_open(ngx_convotic_redis_t *redis);
+static void ngx_convotic_redis_unreachable(ngx_convotic_redis_t *redis);
+static ngx_uint_t ngx_convotic_redis_has_another(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_greet(ngx_convotic_redis_t *redis);
-static void ngx_convotic_redis_greet_handler(void *data,
-    ngx_convotic_resp_t *reply);
-static void ngx_convotic_redis_info_handler(void *data,
-    ngx_convotic_resp_t *reply);
-static void ngx_convotic_redis_role_handler(void *data,
-    ngx_convotic_resp_t *reply);
-static void ngx_convotic_redis_ready_handler(void *data,
-    ngx_convotic_resp_t *reply);
-static void ngx_convotic_redis_own(ngx_convotic_redis_t *redis,
-    const char *command, ngx_str_t *arg, ngx_str_t *arg2,
-    ngx_convotic_redis_handler_pt handler);
-static void ngx_convotic_redis_ask_role(ngx_convotic_redis_t *redis);
+static void ngx_convotic_redis_say(ngx_convotic_redis_t *redis,
+    ngx_convotic_greeting_e step);
+static void ngx_convotic_redis_judge(ngx_convotic_redis_t *redis,
+    ngx_convotic_greeting_e step, ngx_convotic_resp_t *reply);
+static void ngx_convotic_redis_ready(ngx_convotic_redis_t *redis);
 static ngx_convotic_redis_slot_t *ngx_convotic_redis_queue(
     ngx_convotic_redis_t *redis, ngx_convotic_redis_slot_e type,
     ngx_uint_t argc, ngx_str_t *argv);
@@ -174,6 +171,7 @@ static void ngx_convotic_redis_log_failure(ngx_convotic_redis_t *redis,
     const char *what);
 static void ngx_convotic_redis_tell(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_close(ngx_convotic_redis_t *redis);
+static void ngx_convotic_redis_disconnect(ngx_convotic_redis_t *redis);
 static void ngx_convotic_redis_abandon(ngx_queue_t *queue);
 static ngx_uint_t ngx_convotic_redis_repeats(ngx_str_t *text,
     ngx_str_t *password);
@@ -277,6 +275,13 @@ ngx_convotic_redis_start(ngx_convotic_redis_t *redis, ngx_cycle_t *cycle)
     ngx_queue_init(&redis->pending);
 
     redis->run_id.data = redis->run_id_buf;
+
+    redis->dead = 0;
+
+    redis->greeting.url = &redis->conf.url;
+    redis->greeting.master = (redis->conf.role != NGX_CONVOTIC_REDIS_BODIES);
+    redis->greeting.suffix = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING)
+                             ? "-tracking" : "";
 
     ngx_convotic_redis_away(redis, 0);
 
@@ -452,8 +457,11 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis)
     redis->log.action = "connecting to Redis";
     redis->state = NGX_CONVOTIC_REDIS_CONNECTING;
 
-    /* covers the connection and the greeting */
-    ngx_add_timer(&redis->timer, redis->conf.connect_timeout);
+    /* covers the connections to all addresses, and the greeting */
+
+    if (!redis->timer.timer_set) {
+        ngx_add_timer(&redis->timer, redis->conf.connect_timeout);
+    }
 
     redis->number++;
     redis->run_id.len = 0;
@@ -469,12 +477,14 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis)
         return;
     }
 
-    /* of the attempts without a success between them, the first is logged */
+    /* an attempt that decides nothing, or nothing new, is no error */
 
-    rc = ngx_convotic_peer_open(redis->peer, redis->failures || tracking,
+    rc = ngx_convotic_peer_open(redis->peer,
+                                redis->failures || tracking
+                                || ngx_convotic_redis_has_another(redis),
                                 &redis->connection);
     if (rc == NGX_ERROR) {
-        ngx_convotic_redis_fail(redis, "cannot connect");
+        ngx_convotic_redis_unreachable(redis);
         return;
     }
 
@@ -493,64 +503,50 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis)
 
 
 /*
- * All that a connection needs before it may carry a request's commands is
- * sent at once.  No command is sent behind it before it has succeeded: a
- * database that could not be selected would be another one.
+ * While the server is not known to be away, all addresses of its name are
+ * tried before it is: what waits may wait until one of them has answered.
  */
+
+static void
+ngx_convotic_redis_unreachable(ngx_convotic_redis_t *redis)
+{
+    if (!ngx_convotic_redis_has_another(redis)) {
+        ngx_convotic_redis_fail(redis, "cannot connect");
+        return;
+    }
+
+    ngx_log_error(NGX_LOG_INFO, &redis->log, 0,
+                  "cannot connect to one address of Redis, trying another");
+
+    redis->dead++;
+
+    ngx_convotic_redis_disconnect(redis);
+    ngx_convotic_peer_next(redis->peer);
+    ngx_convotic_redis_connect(redis);
+}
+
+
+static ngx_uint_t
+ngx_convotic_redis_has_another(ngx_convotic_redis_t *redis)
+{
+    return redis->failures == 0
+           && redis->dead + 1 < ngx_convotic_peer_addresses(redis->peer);
+}
+
+
+/* all of it at once, behind which nothing is sent until it has succeeded */
 
 static void
 ngx_convotic_redis_greet(ngx_convotic_redis_t *redis)
 {
-    u_char               name[sizeof("ngx_convotic--tracking")
-                              + NGX_INT64_LEN];
-    u_char               db[NGX_INT_T_LEN];
-    ngx_str_t            arg, setname;
-    ngx_uint_t           tracking;
-    ngx_convotic_url_t  *url;
-
-    url = &redis->conf.url;
-    tracking = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING);
+    ngx_uint_t  step;
 
     redis->log.action = "greeting Redis";
     redis->state = NGX_CONVOTIC_REDIS_GREETING;
 
-    if (url->user.len) {
-        ngx_convotic_redis_own(redis, "AUTH", &url->user, &url->password,
-                               ngx_convotic_redis_greet_handler);
-
-    } else if (url->password.len) {
-        ngx_convotic_redis_own(redis, "AUTH", &url->password, NULL,
-                               ngx_convotic_redis_greet_handler);
+    for (step = 0; step < NGX_CONVOTIC_GREETING_STEPS; step++) {
+        ngx_convotic_redis_say(redis, step);
     }
-
-    if (url->db) {
-        arg.data = db;
-        arg.len = ngx_sprintf(db, "%ui", url->db) - db;
-
-        ngx_convotic_redis_own(redis, "SELECT", &arg, NULL,
-                               ngx_convotic_redis_greet_handler);
-    }
-
-    ngx_str_set(&setname, "SETNAME");
-    arg.data = name;
-    arg.len = ngx_sprintf(name, "ngx_convotic-%P%s", ngx_pid,
-                          tracking ? "-tracking" : "")
-              - name;
-
-    /* a name is a courtesy: a refusal does no harm */
-    ngx_convotic_redis_own(redis, "CLIENT", &setname, &arg, NULL);
-
-    if (redis->conf.role != NGX_CONVOTIC_REDIS_BODIES) {
-        ngx_str_set(&arg, "server");
-        ngx_convotic_redis_own(redis, "INFO", &arg, NULL,
-                               ngx_convotic_redis_info_handler);
-    }
-
-    ngx_convotic_redis_ask_role(redis);
-
-    /* one more, so that the last reply of the greeting is its end */
-    ngx_convotic_redis_own(redis, "PING", NULL, NULL,
-                           ngx_convotic_redis_ready_handler);
 
     if (redis->state == NGX_CONVOTIC_REDIS_GREETING) {
         ngx_convotic_redis_flush_handler(&redis->flush);
@@ -559,105 +555,71 @@ ngx_convotic_redis_greet(ngx_convotic_redis_t *redis)
 
 
 static void
-ngx_convotic_redis_greet_handler(void *data, ngx_convotic_resp_t *reply)
+ngx_convotic_redis_say(ngx_convotic_redis_t *redis,
+    ngx_convotic_greeting_e step)
 {
-    ngx_convotic_redis_t  *redis = data;
+    ngx_convotic_redis_slot_t        *slot;
+    ngx_convotic_greeting_command_t   command;
 
-    if (reply == NULL) {
+    if (redis->connection == NULL) {
         return;
     }
 
-    if (reply->type != NGX_CONVOTIC_RESP_STATUS) {
-        ngx_convotic_redis_log_reply(redis, reply);
-        ngx_convotic_redis_fail(redis, "it refused the greeting");
-    }
-}
+    ngx_convotic_greeting_command(&redis->greeting, step, &command);
 
-
-static void
-ngx_convotic_redis_info_handler(void *data, ngx_convotic_resp_t *reply)
-{
-    u_char                *p, *last;
-    ngx_convotic_redis_t  *redis = data;
-
-    if (reply == NULL) {
+    if (command.argc == 0) {
         return;
     }
 
-    if (reply->type != NGX_CONVOTIC_RESP_STRING) {
-        ngx_convotic_redis_log_reply(redis, reply);
-        ngx_convotic_redis_fail(redis, "it does not tell its run_id");
+    slot = ngx_convotic_redis_create_slot(redis, NGX_CONVOTIC_REDIS_SLOT_OWN,
+                                          command.argc, command.argv);
+    if (slot == NULL) {
+        ngx_convotic_redis_fail(redis, "no memory");
         return;
     }
 
-    last = reply->str.data + reply->str.len;
+    slot->step = step;
 
-    p = ngx_strnstr(reply->str.data, "\nrun_id:", reply->str.len);
-
-    if (p) {
-        p += sizeof("\nrun_id:") - 1;
-
-        while (p < last && redis->run_id.len < NGX_CONVOTIC_REDIS_RUN_ID_LEN
-               && ((*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'z')))
-        {
-            redis->run_id_buf[redis->run_id.len++] = *p++;
-        }
-    }
-
-    if (redis->run_id.len == 0) {
-        ngx_convotic_redis_fail(redis, "it does not tell its run_id");
-    }
-}
-
-
-static void
-ngx_convotic_redis_role_handler(void *data, ngx_convotic_resp_t *reply)
-{
-    ngx_convotic_resp_t   *role;
-    ngx_convotic_redis_t  *redis = data;
-
-    if (reply == NULL) {
-        return;
-    }
-
-    if (redis->conf.role == NGX_CONVOTIC_REDIS_BODIES) {
-        return;
-    }
-
-    if (reply->type != NGX_CONVOTIC_RESP_ARRAY || reply->nelts == 0) {
-        ngx_convotic_redis_log_reply(redis, reply);
-        ngx_convotic_redis_fail(redis, "it does not tell its role");
-        return;
-    }
-
-    role = reply->elts[0];
-
-    if (role->type != NGX_CONVOTIC_RESP_STRING
-        || role->str.len != 6
-        || ngx_strncmp(role->str.data, "master", 6) != 0)
+    if (ngx_convotic_redis_write(redis, slot, command.argc, command.argv)
+        != NGX_OK)
     {
-        ngx_convotic_redis_fail(redis, "it is not a master");
+        ngx_free(slot);
+        ngx_convotic_redis_fail(redis, "no memory");
     }
 }
 
 
 static void
-ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
+ngx_convotic_redis_judge(ngx_convotic_redis_t *redis,
+    ngx_convotic_greeting_e step, ngx_convotic_resp_t *reply)
+{
+    ngx_int_t    rc;
+    const char  *why;
+
+    rc = ngx_convotic_greeting_judge(&redis->greeting, step, reply,
+                                     &redis->run_id, &why);
+
+    if (rc == NGX_ERROR) {
+        ngx_convotic_redis_log_reply(redis, reply);
+    }
+
+    if (rc != NGX_OK) {
+        ngx_convotic_redis_fail(redis, why);
+        return;
+    }
+
+    if (step == NGX_CONVOTIC_GREETING_PING) {
+        ngx_convotic_redis_ready(redis);
+    }
+}
+
+
+static void
+ngx_convotic_redis_ready(ngx_convotic_redis_t *redis)
 {
     ngx_queue_t                *q;
     ngx_uint_t                  tracking;
-    ngx_convotic_redis_t       *redis = data;
     ngx_convotic_redis_slot_t  *slot;
-
-    if (reply == NULL) {
-        return;
-    }
-
-    if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
-        ngx_convotic_redis_log_reply(redis, reply);
-        ngx_convotic_redis_fail(redis, "it refused the greeting");
-        return;
-    }
 
     if (redis->timer.timer_set) {
         ngx_del_timer(&redis->timer);
@@ -674,6 +636,7 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
     ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_CONNECTIONS);
 
     redis->failures = 0;
+    redis->dead = 0;
     ngx_convotic_redis_away(redis, 0);
 
     redis->state = NGX_CONVOTIC_REDIS_READY;
@@ -699,64 +662,6 @@ ngx_convotic_redis_ready_handler(void *data, ngx_convotic_resp_t *reply)
             return;
         }
     }
-}
-
-
-/* a command of our own; handler may be NULL */
-
-static void
-ngx_convotic_redis_own(ngx_convotic_redis_t *redis, const char *command,
-    ngx_str_t *arg, ngx_str_t *arg2, ngx_convotic_redis_handler_pt handler)
-{
-    ngx_str_t                   argv[3];
-    ngx_uint_t                  argc;
-    ngx_convotic_redis_slot_t  *slot;
-
-    if (redis->connection == NULL) {
-        return;
-    }
-
-    argv[0].data = (u_char *) command;
-    argv[0].len = ngx_strlen(command);
-    argc = 1;
-
-    if (arg) {
-        argv[argc++] = *arg;
-    }
-
-    if (arg2) {
-        argv[argc++] = *arg2;
-    }
-
-    slot = ngx_convotic_redis_create_slot(redis, NGX_CONVOTIC_REDIS_SLOT_OWN,
-                                          argc, argv);
-    if (slot == NULL) {
-        ngx_convotic_redis_fail(redis, "no memory");
-        return;
-    }
-
-    slot->handler = handler;
-    slot->data = redis;
-
-    if (ngx_convotic_redis_write(redis, slot, argc, argv) != NGX_OK) {
-        ngx_free(slot);
-        ngx_convotic_redis_fail(redis, "no memory");
-    }
-}
-
-
-/* also tells, by its reply, that the server is alive */
-
-static void
-ngx_convotic_redis_ask_role(ngx_convotic_redis_t *redis)
-{
-    const char  *command;
-
-    command = (redis->conf.role == NGX_CONVOTIC_REDIS_BODIES) ? "PING"
-                                                              : "ROLE";
-
-    ngx_convotic_redis_own(redis, command, NULL, NULL,
-                           ngx_convotic_redis_role_handler);
 }
 
 
@@ -1022,7 +927,7 @@ ngx_convotic_redis_write_handler(ngx_event_t *wev)
     if (redis->state == NGX_CONVOTIC_REDIS_CONNECTING) {
 
         if (ngx_convotic_peer_test(c) != NGX_OK) {
-            ngx_convotic_redis_fail(redis, "cannot connect");
+            ngx_convotic_redis_unreachable(redis);
             return;
         }
 
@@ -1074,7 +979,7 @@ ngx_convotic_redis_read_handler(ngx_event_t *rev)
     if (redis->state == NGX_CONVOTIC_REDIS_CONNECTING) {
 
         if (ngx_convotic_peer_test(c) != NGX_OK) {
-            ngx_convotic_redis_fail(redis, "cannot connect");
+            ngx_convotic_redis_unreachable(redis);
         }
 
         return;
@@ -1274,17 +1179,7 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
     ngx_uint_t  readonly;
 
     if (slot->type == NGX_CONVOTIC_REDIS_SLOT_OWN) {
-
-        if (slot->handler) {
-            slot->handler(slot->data, reply);
-
-        } else if (reply->type == NGX_CONVOTIC_RESP_ERROR
-                   && ngx_strncmp(reply->str.data, "ERR max number", 14) == 0)
-        {
-            /* said in place of the first reply, before it closes */
-            ngx_convotic_redis_log_reply(redis, reply);
-        }
-
+        ngx_convotic_redis_judge(redis, slot->step, reply);
         return;
     }
 
@@ -1418,7 +1313,7 @@ ngx_convotic_redis_check_handler(ngx_event_t *ev)
         return;
     }
 
-    ngx_convotic_redis_ask_role(redis);
+    ngx_convotic_redis_say(redis, NGX_CONVOTIC_GREETING_ROLE);
 
     if (redis->state == NGX_CONVOTIC_REDIS_READY) {
         ngx_add_timer(ev, NGX_CONVOTIC_REDIS_CHECK);
@@ -1461,9 +1356,7 @@ ngx_convotic_redis_lost(ngx_convotic_redis_t *redis, const char *what)
 
         slot = ngx_queue_data(q, ngx_convotic_redis_slot_t, queue);
 
-        if (slot->type == NGX_CONVOTIC_REDIS_SLOT_OWN
-            || slot->handler == NULL)
-        {
+        if (slot->handler == NULL) {
             ngx_free(slot);
 
         } else if (slot->attempts > 1) {
@@ -1618,21 +1511,7 @@ static void
 ngx_convotic_redis_close(ngx_convotic_redis_t *redis)
 {
     ngx_convotic_peer_cancel(redis->peer);
-
-    if (redis->connection) {
-        ngx_close_connection(redis->connection);
-        redis->connection = NULL;
-    }
-
-    if (redis->pool) {
-        ngx_destroy_pool(redis->pool);
-        redis->pool = NULL;
-    }
-
-    if (redis->reader) {
-        ngx_convotic_resp_destroy(redis->reader);
-        redis->reader = NULL;
-    }
+    ngx_convotic_redis_disconnect(redis);
 
     if (redis->flush.posted) {
         ngx_delete_posted_event(&redis->flush);
@@ -1648,6 +1527,26 @@ ngx_convotic_redis_close(ngx_convotic_redis_t *redis)
 
     redis->out.pos = redis->out.start;
     redis->out.last = redis->out.start;
+}
+
+
+static void
+ngx_convotic_redis_disconnect(ngx_convotic_redis_t *redis)
+{
+    if (redis->connection) {
+        ngx_close_connection(redis->connection);
+        redis->connection = NULL;
+    }
+
+    if (redis->pool) {
+        ngx_destroy_pool(redis->pool);
+        redis->pool = NULL;
+    }
+
+    if (redis->reader) {
+        ngx_convotic_resp_destroy(redis->reader);
+        redis->reader = NULL;
+    }
 }
 
 

@@ -10,13 +10,9 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
+use Convotic::Outage;
 use Convotic::Resp qw(resp_command);
 use Convotic::Test;
-
-use constant BACK => 10;        # seconds until it is well again, at most
-
-my $MS = 500 * $Convotic::Process::FACTOR;
-my $OPTIONS = "connect_timeout=${MS}ms timeout=${MS}ms";
 
 my @errors = (
     'LOADING Redis is loading the dataset in memory',
@@ -35,72 +31,8 @@ my @errors = (
 );
 
 my $t = Convotic::Test->new(direct => 1);
-my $up = $t->upstream;
-my $key = test_key('acme');
-my $body = contacts_body(workspace => 'acme', limit => 5);
-
-my $redis = $t->redis('keys');
-$redis->init;
-$redis->add_key($key, workspace => 'acme');
-
-
-sub gateway {
-    my (%arg) = @_;
-
-    $arg{http} ||= "convotic_redis %%REDIS%% $OPTIONS;";
-
-    return $t->nginx(upstream => $up, key => $key, %arg);
-}
-
-
-sub faults_of_away {
-    my ($res) = @_;
-
-    return 'no response' unless $res;
-    return ($res->error_faults(503, 'INTERNAL_ERROR'),
-            ($res->header('Retry-After') || '') =~ /^[1-9]/
-                ? () : 'no Retry-After');
-}
-
-
-# A good key and a bad one; uncached, cached.
-
-sub away_ok {
-    my ($gateway, $name) = @_;
-
-    $up->reset;
-
-    my @faults = map { faults_of_away($_) } (
-        $gateway->contacts('limit=5'),
-        $gateway->contacts('limit=5', 'X-API-Key' => 'no-key-of-ours'),
-    );
-
-    push @faults, 'the upstream was asked' if $up->count;
-
-    ok(!@faults, "$name: 503 for every key") or diag(map { "    $_\n" } @faults);
-
-    return;
-}
-
-
-sub back_ok {
-    my ($gateway, $name) = @_;
-
-    my $res;
-
-    wait_until(sub { $res = $gateway->contacts('limit=5');
-                     $res->status == 200 }, BACK);
-    success_is($res, $body, "$name: then well again");
-
-    return;
-}
-
-
-sub complaints {
-    my ($gateway) = @_;
-
-    return $gateway->log_lines(qr/\[(?:warn|error|crit)\]/);
-}
+my %scene = outage($t);
+my ($up, $redis, $body) = @scene{qw(upstream redis body)};
 
 
 # Errors of a single command.

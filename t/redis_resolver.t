@@ -2,7 +2,8 @@
 
 # A Redis server that moves: its name is resolved when nginx starts and, with
 # "resolver", asked for again once the address has failed.  A resolver that
-# fails keeps nobody waiting, and is asked again.
+# fails keeps nobody waiting, and is asked again.  Of the addresses that a name
+# has when nginx starts, all are tried before the server is away.
 
 use strict;
 use warnings;
@@ -195,10 +196,97 @@ move_to($homes[1]);
 wait_until(sub { $nginx->contacts('limit=2')->status == 503 }, BACK);
 ok($nginx->reload(gone => 1), 'a reload while the name is asked for');
 
-my $asked = asked();
+$asked = asked();
 
 $nginx->contacts('limit=2');
 wait_until(sub { asked() > $asked }, BACK);
 ok($nginx->stop, 'an end while the name is asked for');
+
+# Addresses of the configuration, of which the first ones are dead.  This libc
+# knows one name.
+
+SKIP: {
+    my $shim = $t->write_file('shim.c', <<'C');
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <string.h>
+
+static const char *addresses[] = { "127.0.0.8", "127.0.0.9", "127.0.0.2" };
+static struct sockaddr_in sockaddrs[3];
+static struct addrinfo infos[3];
+
+int
+getaddrinfo(const char *name, const char *service,
+    const struct addrinfo *hints, struct addrinfo **res)
+{
+    int  i;
+
+    (void) service;
+    (void) hints;
+
+    if (name == NULL || strcmp(name, "several.test") != 0) {
+        return EAI_NONAME;
+    }
+
+    for (i = 0; i < 3; i++) {
+        sockaddrs[i].sin_family = AF_INET;
+        inet_pton(AF_INET, addresses[i], &sockaddrs[i].sin_addr);
+
+        infos[i].ai_family = AF_INET;
+        infos[i].ai_socktype = SOCK_STREAM;
+        infos[i].ai_addr = (struct sockaddr *) &sockaddrs[i];
+        infos[i].ai_addrlen = sizeof(sockaddrs[i]);
+        infos[i].ai_next = (i < 2) ? &infos[i + 1] : NULL;
+    }
+
+    *res = infos;
+
+    return 0;
+}
+
+void
+freeaddrinfo(struct addrinfo *res)
+{
+    (void) res;
+}
+C
+    my $so = $t->dir . '/shim.so';
+    my $built = eval {
+        $t->run([ split(' ', $ENV{CC} || 'cc'), '-shared', '-fPIC',
+                  '-o', $so, $shim ]);
+    };
+
+    skip 'no C compiler', 9 unless $built && $built->{exit} == 0;
+
+    my %several = (
+        redis => $redis, upstream => $up, key => $key, workers => 1,
+        env => { LD_PRELOAD => $so,
+                 ASAN_OPTIONS => Convotic::Process::leaks_allowed()
+                                 . ':verify_asan_link_order=0' },
+        http => "convotic_redis redis://several.test:$port/0"
+              . " connect_timeout=${MS}ms timeout=${MS}ms;");
+
+    move_to('127.0.0.2');
+    $nginx = $t->nginx(%several);
+    success_is($nginx->contacts('limit=2'), $body,
+               'two dead addresses: the first request is served');
+    is(where_is(), '127.0.0.2', 'by the third');
+    is_deeply([ $nginx->log_lines(qr/\[(?:warn|error|crit)\]/) ], [],
+              'nothing has failed');
+    cmp_ok(scalar($nginx->log_lines(qr/\[info\].*trying another/)), '>=', 2,
+           'the log has the dead ones');
+    $nginx->stop;
+
+    move_to('127.0.0.3');
+    $nginx = $t->nginx(%several);
+    error_is($nginx->contacts('limit=2'), 503, 'INTERNAL_ERROR', undef,
+             'three dead addresses: it is away');
+    is(scalar($nginx->log_lines(qr/\[error\].*Redis is away: cannot connect/)),
+       1, 'which is said once');
+    move_to('127.0.0.2');
+    well_ok($nginx, 'one is back: well again');
+    is(where_is(), '127.0.0.2', 'there');
+    ok($nginx->stop, 'the end');
+}
 
 $t->finish;
