@@ -31,6 +31,9 @@
 
 #define NGX_CONVOTIC_AUTH_TEXT_MAX     1024
 
+/* how often it is waited for one */
+#define NGX_CONVOTIC_AUTH_TURNS        2
+
 /* who looks a key up is not waited for any longer: Redis answers or fails */
 #define NGX_CONVOTIC_AUTH_WAIT         5000    /* ms */
 
@@ -48,7 +51,9 @@ typedef struct {
 static ngx_convotic_records_e ngx_convotic_auth_lookup(
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_auth_fetch(ngx_http_request_t *r,
-    ngx_convotic_ctx_t *ctx);
+    ngx_convotic_ctx_t *ctx, ngx_convotic_woken_e woken);
+static void ngx_convotic_auth_end(ngx_convotic_main_conf_t *mcf,
+    ngx_convotic_ctx_t *ctx, ngx_convotic_flight_end_e end);
 static ngx_int_t ngx_convotic_auth_ask(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_auth_identify(ngx_convotic_ctx_t *ctx);
@@ -56,6 +61,7 @@ static ngx_int_t ngx_convotic_auth_header(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_str_t *key);
 static ngx_uint_t ngx_convotic_auth_well_formed(ngx_str_t *key);
 static ngx_int_t ngx_convotic_auth_deny(ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_auth_busy(ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_auth_unsure(ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_auth_meta_handler(void *data,
     ngx_convotic_resp_t *reply);
@@ -109,6 +115,7 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     ngx_int_t                  rc;
     ngx_str_t                  key;
+    ngx_convotic_woken_e       woken;
     ngx_convotic_main_conf_t  *mcf;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
@@ -129,14 +136,19 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         ctx->hashed = 1;
     }
 
+    woken = ctx->waiter.woken;
+    ctx->waiter.woken = NGX_CONVOTIC_WOKEN_NOT;
+
     switch (ngx_convotic_auth_lookup(ctx)) {
 
     case NGX_CONVOTIC_RECORDS_FRESH:
         ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_KNOWN_VALID);
+        ngx_convotic_auth_end(mcf, ctx, NGX_CONVOTIC_FLIGHT_ENDED);
         return ngx_convotic_auth_identify(ctx);
 
     case NGX_CONVOTIC_RECORDS_DENIED:
         ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_KNOWN_DENIED);
+        ngx_convotic_auth_end(mcf, ctx, NGX_CONVOTIC_FLIGHT_ENDED);
         return ngx_convotic_auth_deny(ctx);
 
     case NGX_CONVOTIC_RECORDS_AGED:
@@ -147,7 +159,7 @@ ngx_convotic_auth_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         ctx->aged = 0;
     }
 
-    return ngx_convotic_auth_fetch(r, ctx);
+    return ngx_convotic_auth_fetch(r, ctx, woken);
 }
 
 
@@ -170,59 +182,67 @@ ngx_convotic_auth_lookup(ngx_convotic_ctx_t *ctx)
 }
 
 
-/* one look-up of a key at a time; whoever has waited for one does not again */
+/*
+ * One look-up of a key at a time.  Who has waited for one, and knows no more
+ * than before, may lead the next, or wait once more; then it asks by itself.
+ */
 
 static ngx_int_t
-ngx_convotic_auth_fetch(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+ngx_convotic_auth_fetch(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_woken_e woken)
 {
-    ngx_convotic_woken_e       woken;
     ngx_convotic_loc_conf_t   *conf;
     ngx_convotic_main_conf_t  *mcf;
 
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    woken = ctx->waiter.woken;
-    ctx->waiter.woken = NGX_CONVOTIC_WOKEN_NOT;
-
     switch (woken) {
 
-    case NGX_CONVOTIC_WOKEN_NOT:
-
-        if (conf->key_valid == 0) {
-            break;
-        }
-
-        switch (ngx_convotic_flight_join(mcf->flights, ctx,
-                                         NGX_CONVOTIC_FLIGHT_KEY,
-                                         ctx->key_digest,
-                                         NGX_CONVOTIC_AUTH_WAIT,
-                                         NGX_CONVOTIC_AUTH_WAIT))
-        {
-        case NGX_AGAIN:
-            return NGX_AGAIN;
-
-        case NGX_BUSY:
-            return ngx_convotic_auth_unsure(ctx);
-
-        case NGX_ERROR:
-            return NGX_ERROR;
-        }
-
-        break;
-
-    case NGX_CONVOTIC_WOKEN_ENDED:
-        break;
-
-    default: /* NGX_CONVOTIC_WOKEN_FAILED, NGX_CONVOTIC_WOKEN_LATE */
-
-        /* what it may wait for next is something else */
-
-        ctx->waiter.late = 0;
+    case NGX_CONVOTIC_WOKEN_FAILED:
         return ngx_convotic_auth_unsure(ctx);
+
+    case NGX_CONVOTIC_WOKEN_LATE:
+        return ngx_convotic_auth_busy(ctx);
+
+    default: /* NGX_CONVOTIC_WOKEN_NOT, NGX_CONVOTIC_WOKEN_ENDED */
+        break;
     }
 
-    return ngx_convotic_auth_ask(r, ctx);
+    if (ctx->flight || conf->key_valid == 0
+        || ctx->waiter.turns++ == NGX_CONVOTIC_AUTH_TURNS)
+    {
+        return ngx_convotic_auth_ask(r, ctx);
+    }
+
+    switch (ngx_convotic_flight_join(mcf->flights, ctx,
+                                     NGX_CONVOTIC_FLIGHT_KEY, ctx->key_digest,
+                                     NGX_CONVOTIC_AUTH_WAIT,
+                                     NGX_CONVOTIC_AUTH_WAIT))
+    {
+
+    case NGX_AGAIN:
+        return NGX_AGAIN;
+
+    case NGX_BUSY:
+        return ngx_convotic_auth_busy(ctx);
+
+    case NGX_ERROR:
+        return NGX_ERROR;
+
+    default: /* NGX_OK, NGX_DECLINED */
+        return ngx_convotic_auth_ask(r, ctx);
+    }
+}
+
+
+static void
+ngx_convotic_auth_end(ngx_convotic_main_conf_t *mcf, ngx_convotic_ctx_t *ctx,
+    ngx_convotic_flight_end_e end)
+{
+    if (ctx->flight) {
+        ngx_convotic_flight_end(mcf->flights, ctx, end, NULL, NULL);
+    }
 }
 
 
@@ -325,13 +345,9 @@ ngx_convotic_auth_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
                                    ? ctx->fetched : NULL);
     }
 
-    if (ctx->flight) {
-        ngx_convotic_flight_end(mcf->flights, ctx,
-                                ctx->verdict == NGX_CONVOTIC_AUTH_UNSURE
-                                ? NGX_CONVOTIC_FLIGHT_ERROR
-                                : NGX_CONVOTIC_FLIGHT_ENDED,
-                                NULL, NULL);
-    }
+    ngx_convotic_auth_end(mcf, ctx, ctx->verdict == NGX_CONVOTIC_AUTH_UNSURE
+                                    ? NGX_CONVOTIC_FLIGHT_ERROR
+                                    : NGX_CONVOTIC_FLIGHT_ENDED);
 
     switch (ctx->verdict) {
 
@@ -446,6 +462,26 @@ ngx_convotic_auth_deny(ngx_convotic_ctx_t *ctx)
 }
 
 
+/*
+ * It could not be asked, for others are in the way.  What was known last is
+ * for when Redis is away, and not for that.
+ */
+
+static ngx_int_t
+ngx_convotic_auth_busy(ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_main_conf_t  *mcf;
+
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    if (ngx_convotic_redis_is_ready(mcf->keys)) {
+        ctx->aged = 0;
+    }
+
+    return ngx_convotic_auth_unsure(ctx);
+}
+
+
 /* what was known last, if that may still be used */
 
 static ngx_int_t
@@ -551,7 +587,9 @@ ngx_convotic_auth_ping_handler(void *data, ngx_convotic_resp_t *reply)
 
     mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
 
-    if (reply == NULL) {
+    if (reply == NULL
+        || ctx->number != ngx_convotic_redis_number(mcf->keys))
+    {
         ctx->verdict = NGX_CONVOTIC_AUTH_UNSURE;
 
     } else if (reply->type != NGX_CONVOTIC_RESP_STRING

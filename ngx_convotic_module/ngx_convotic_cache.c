@@ -214,6 +214,8 @@ ngx_convotic_cache_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         cache->arrived = NULL;
     }
 
+    cache->offline = 0;
+
     if (ngx_convotic_cache_known(r, ctx, &ctx->known)
         == NGX_CONVOTIC_RECORDS_FRESH)
     {
@@ -866,8 +868,24 @@ ngx_convotic_cache_fetch(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     copy = ctx->cache.copy;
 
+    ctx->cache.status = copy ? NGX_CONVOTIC_CACHE_EXPIRED
+                             : NGX_CONVOTIC_CACHE_MISS;
+
+    /* who has waited, and was told to lead in another's place */
+
+    if (ctx->flight) {
+
+        if (ngx_convotic_flight_is(ctx->flight, ctx->fetch)) {
+            return ngx_convotic_cache_lease(r, ctx);
+        }
+
+        /* but it has been purged meanwhile */
+
+        ngx_convotic_flight_end(mcf->flights, ctx, NGX_CONVOTIC_FLIGHT_ENDED,
+                                NULL, NULL);
+    }
+
     if (copy) {
-        ctx->cache.status = NGX_CONVOTIC_CACHE_EXPIRED;
         ctx->cache.ttl = ngx_convotic_body_ttl(copy);
 
         last = ngx_convotic_flight_last(mcf->flights,
@@ -884,9 +902,6 @@ ngx_convotic_cache_fetch(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
             return ngx_convotic_cache_behind(r, ctx,
                                        last == NGX_CONVOTIC_FLIGHT_FAILED);
         }
-
-    } else {
-        ctx->cache.status = NGX_CONVOTIC_CACHE_MISS;
     }
 
     rc = ngx_convotic_flight_join(mcf->flights, ctx, NGX_CONVOTIC_FLIGHT_FILL,
@@ -959,6 +974,10 @@ ngx_convotic_cache_behind(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 static ngx_int_t
 ngx_convotic_cache_failed(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
+    if (ctx->answer.status < NGX_HTTP_BAD_REQUEST) {
+        return NGX_ERROR;
+    }
+
     if (ctx->answer.status < NGX_HTTP_INTERNAL_SERVER_ERROR
         || ctx->cache.copy == NULL)
     {
@@ -1057,6 +1076,12 @@ ngx_convotic_cache_answer(ngx_convotic_ctx_t *ctx,
     ctx->answer.status = NGX_HTTP_OK;
     ctx->answer.copy = ctx->cache.copy;
 
+    /* who leads, and has found what others wait for */
+
+    if (ctx->flight && !ctx->cache.refresh) {
+        ngx_convotic_cache_fetched(ctx->request, ctx, &ctx->answer, 1);
+    }
+
     return NGX_DONE;
 }
 
@@ -1104,6 +1129,8 @@ ngx_convotic_cache_lease(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         return ngx_convotic_cache_lead(ctx);
     }
 
+    ngx_convotic_redis_once(ctx->slots[0]);
+
     cache->leasing = 1;
     cache->waiting = 1;
 
@@ -1145,11 +1172,11 @@ ngx_convotic_cache_leased(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
                             < ngx_convotic_body_age(copy)))
     {
         cache->refresh = 0;
+        cache->denied = 0;
 
-        (void) ngx_convotic_cache_answer(ctx, NGX_CONVOTIC_CACHE_HIT);
-        ngx_convotic_cache_fetched(r, ctx, &ctx->answer, 1);
-
-        return NGX_DONE;
+        return ngx_convotic_cache_answer(ctx, cache->collapsed
+                                              ? NGX_CONVOTIC_CACHE_MISS
+                                              : NGX_CONVOTIC_CACHE_HIT);
     }
 
     if (!cache->denied) {
@@ -1159,15 +1186,15 @@ ngx_convotic_cache_leased(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     if (cache->refresh) {
         cache->refresh = 0;
 
-        (void) ngx_convotic_cache_answer(ctx, cache->status);
-        ngx_convotic_cache_fetched(r, ctx, &ctx->answer, 1);
-
-        return NGX_DONE;
+        return ngx_convotic_cache_answer(ctx, cache->status);
     }
 
     cache->collapsed = 1;
 
-    if (ngx_current_msec - cache->since >= conf->cache_lock_timeout) {
+    /* those who wait for this one are to get something of their time */
+
+    if (ngx_current_msec - cache->since >= conf->cache_lock_timeout / 2) {
+        cache->denied = 0;
         return ngx_convotic_cache_lead(ctx);
     }
 

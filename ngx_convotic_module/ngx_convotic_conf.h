@@ -215,6 +215,8 @@ typedef struct {
     ngx_convotic_flight_t        *flight;        /* NULL: does not wait */
     ngx_convotic_woken_e          woken;         /* until the check begins */
     ngx_uint_t                    late;          /* it will not wait again */
+    ngx_uint_t                    turns;         /* how often it was woken */
+    ngx_msec_t                    until;         /* it waits; 0: not yet */
     ngx_convotic_body_t          *copy;          /* held; what was fetched */
 } ngx_convotic_waiter_t;
 

@@ -657,8 +657,11 @@ ngx_convotic_fill_event_handler(ngx_event_t *ev)
     /*
      * Closes the upstream's connection and gives back the subrequest's count,
      * without calling ngx_convotic_fill_done().  What has no upstream cannot
-     * be stopped and is not waited for.
+     * be stopped and is not waited for.  Where the main request has ended
+     * before, that count may be the last one: one more keeps the memory.
      */
+
+    r->count++;
 
     if (u && u->cleanup) {
         cancel = *u->cleanup;
@@ -668,6 +671,8 @@ ngx_convotic_fill_event_handler(ngx_event_t *ev)
     }
 
     ngx_convotic_fill_end(fill, NGX_ERROR);
+
+    ngx_http_finalize_request(r, NGX_DONE);
 
     ngx_http_run_posted_requests(c);
 }

@@ -55,6 +55,7 @@ struct ngx_convotic_flight_s {
     ngx_queue_t               waiters;
     ngx_convotic_table_t     *table;     /* of its kind */
     uint64_t                  owner;     /* 0: another worker's */
+    ngx_msec_t                lifetime;
     u_char                    name[NGX_CONVOTIC_TABLE_NAME];
 };
 
@@ -74,12 +75,14 @@ struct ngx_convotic_flights_s {
 };
 
 
+static void ngx_convotic_flight_promote(ngx_convotic_flights_t *flights,
+    ngx_convotic_flight_t *flight);
 static ngx_convotic_flight_t *ngx_convotic_flight_find(
     ngx_convotic_flights_t *flights, ngx_convotic_table_t *table,
     const u_char *name);
 static ngx_convotic_flight_t *ngx_convotic_flight_insert(
     ngx_convotic_flights_t *flights, ngx_convotic_table_t *table,
-    const u_char *name);
+    const u_char *name, ngx_msec_t lifetime);
 static void ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight);
 static ngx_int_t ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
@@ -186,15 +189,16 @@ ngx_convotic_flight_join(ngx_convotic_flights_t *flights,
         return ngx_convotic_flight_wait(flights, flight, ctx, timeout);
     }
 
+    flight = ngx_convotic_flight_insert(flights, table, name, lifetime);
+    if (flight == NULL) {
+        return NGX_ERROR;
+    }
+
     rc = ngx_convotic_flight_take(flights, table, name, lifetime, 1, &owner);
 
     if (rc == NGX_DECLINED) {
+        ngx_convotic_flight_remove(flights, flight);
         return NGX_DECLINED;
-    }
-
-    flight = ngx_convotic_flight_insert(flights, table, name);
-    if (flight == NULL) {
-        return NGX_ERROR;
     }
 
     if (rc == NGX_OK) {
@@ -243,21 +247,29 @@ ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
         return NGX_BUSY;
     }
 
+    flight = ngx_convotic_flight_insert(flights, table, name, lifetime);
+    if (flight == NULL) {
+        return NGX_DECLINED;
+    }
+
     rc = ngx_convotic_flight_take(flights, table, name, lifetime, 0, &owner);
 
     if (rc != NGX_OK) {
+        ngx_convotic_flight_remove(flights, flight);
         return rc;
-    }
-
-    flight = ngx_convotic_flight_insert(flights, table, name);
-    if (flight == NULL) {
-        return NGX_DECLINED;
     }
 
     flight->owner = owner;
     ctx->flight = flight;
 
     return NGX_OK;
+}
+
+
+ngx_uint_t
+ngx_convotic_flight_is(ngx_convotic_flight_t *flight, const u_char *name)
+{
+    return ngx_memcmp(flight->name, name, NGX_CONVOTIC_TABLE_NAME) == 0;
 }
 
 
@@ -305,6 +317,13 @@ ngx_convotic_flight_end(ngx_convotic_flights_t *flights,
 
         q = ngx_queue_head(&flight->waiters);
         other = ngx_convotic_flight_ctx(q);
+
+        /* it may have waited before, for a generation that is no more */
+
+        if (other->waiter.copy) {
+            ngx_convotic_body_release(other->waiter.copy);
+            other->waiter.copy = NULL;
+        }
 
         if (copy) {
             ngx_convotic_body_hold(copy);
@@ -410,12 +429,38 @@ ngx_convotic_flight_leave(ngx_convotic_flights_t *flights,
         ctx->waiter.copy = NULL;
     }
 
-    /* nothing is known of how it would have ended */
+    /* nothing is known of how it would have ended: another one leads */
 
-    if (ctx->flight) {
+    flight = ctx->flight;
+
+    if (flight == NULL) {
+        return;
+    }
+
+    if (ngx_queue_empty(&flight->waiters)) {
         ngx_convotic_flight_end(flights, ctx, NGX_CONVOTIC_FLIGHT_ENDED,
                                 NULL, NULL);
+        return;
     }
+
+    ctx->flight = NULL;
+    ngx_convotic_flight_promote(flights, flight);
+}
+
+
+/* of those who wait, the first */
+
+static void
+ngx_convotic_flight_promote(ngx_convotic_flights_t *flights,
+    ngx_convotic_flight_t *flight)
+{
+    ngx_convotic_ctx_t  *ctx;
+
+    ctx = ngx_convotic_flight_ctx(ngx_queue_head(&flight->waiters));
+
+    ctx->flight = flight;
+
+    ngx_convotic_flight_ready(flights, ctx, NGX_CONVOTIC_WOKEN_ENDED);
 }
 
 
@@ -457,7 +502,7 @@ ngx_convotic_flight_find(ngx_convotic_flights_t *flights,
 
 static ngx_convotic_flight_t *
 ngx_convotic_flight_insert(ngx_convotic_flights_t *flights,
-    ngx_convotic_table_t *table, const u_char *name)
+    ngx_convotic_table_t *table, const u_char *name, ngx_msec_t lifetime)
 {
     ngx_convotic_flight_t  *flight;
 
@@ -468,6 +513,7 @@ ngx_convotic_flight_insert(ngx_convotic_flights_t *flights,
 
     flight->table = table;
     flight->owner = 0;
+    flight->lifetime = lifetime;
     flight->remote.next = NULL;
 
     ngx_memcpy(flight->name, name, NGX_CONVOTIC_TABLE_NAME);
@@ -597,19 +643,28 @@ ngx_convotic_flight_wait(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight, ngx_convotic_ctx_t *ctx,
     ngx_msec_t timeout)
 {
+    ngx_msec_int_t          left;
     ngx_convotic_waiter_t  *waiter;
+
+    waiter = &ctx->waiter;
 
     if (timeout == 0) {
         return NGX_DECLINED;
     }
+
+    /* the time is for all turns together */
+
+    if (waiter->until == 0) {
+        waiter->until = ngx_current_msec + timeout;
+    }
+
+    left = (ngx_msec_int_t) (waiter->until - ngx_current_msec);
 
     if (flights->waiting >= flights->waiting_max) {
         ngx_convotic_zone_count(flights->zone,
                                 NGX_CONVOTIC_COUNT_WAITED_REFUSED);
         return NGX_BUSY;
     }
-
-    waiter = &ctx->waiter;
 
     waiter->flight = flight;
     waiter->woken = NGX_CONVOTIC_WOKEN_NOT;
@@ -618,7 +673,7 @@ ngx_convotic_flight_wait(ngx_convotic_flights_t *flights,
     waiter->timer.data = ctx;
     waiter->timer.log = ctx->request->connection->log;
 
-    ngx_add_timer(&waiter->timer, timeout);
+    ngx_add_timer(&waiter->timer, left > 0 ? (ngx_msec_t) left : 1);
 
     ngx_queue_insert_tail(&flight->waiters, &waiter->queue);
 
@@ -757,10 +812,11 @@ ngx_convotic_flight_wake_handler(ngx_event_t *ev)
 static void
 ngx_convotic_flight_poll_handler(ngx_event_t *ev)
 {
-    ngx_queue_t                  *q, *next;
-    ngx_convotic_flight_t        *flight;
-    ngx_convotic_flights_t       *flights;
-    ngx_convotic_flight_entry_t   entry;
+    uint64_t                 owner;
+    ngx_int_t                rc;
+    ngx_queue_t             *q, *next;
+    ngx_convotic_flight_t   *flight;
+    ngx_convotic_flights_t  *flights;
 
     flights = ev->data;
 
@@ -774,11 +830,22 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
         next = ngx_queue_next(q);
         flight = ngx_queue_data(q, ngx_convotic_flight_t, remote);
 
-        if (ngx_convotic_table_read(flight->table, flights->zone->scope,
-                                    flight->name, &entry)
-            == NGX_OK
-            && ngx_convotic_flight_owned(&entry))
-        {
+        rc = ngx_convotic_flight_take(flights, flight->table, flight->name,
+                                      flight->lifetime, 1, &owner);
+
+        if (rc == NGX_BUSY) {
+            continue;
+        }
+
+        ngx_queue_remove(&flight->remote);
+        flight->remote.next = NULL;
+
+        if (rc == NGX_OK) {
+
+            /* one looks at what has come, and the others wait for that one */
+
+            flight->owner = owner;
+            ngx_convotic_flight_promote(flights, flight);
             continue;
         }
 

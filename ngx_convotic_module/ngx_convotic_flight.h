@@ -58,6 +58,10 @@ ngx_int_t ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx, ngx_convotic_flight_kind_e kind,
     const u_char *name, ngx_msec_t lifetime);
 
+/* whether it is the flight of the thing; of a newer one it is not */
+ngx_uint_t ngx_convotic_flight_is(ngx_convotic_flight_t *flight,
+    const u_char *name);
+
 /* how the last attempt ended: _ERROR, _FAILED, or _ENDED for the rest */
 ngx_convotic_flight_end_e ngx_convotic_flight_last(
     ngx_convotic_flights_t *flights, ngx_convotic_flight_kind_e kind,

@@ -174,6 +174,13 @@ ngx_convotic_gate_run(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
         case NGX_OK:
             ctx->check++;
+
+            /* what one check has waited for is nothing to the next */
+
+            ctx->waiter.woken = NGX_CONVOTIC_WOKEN_NOT;
+            ctx->waiter.late = 0;
+            ctx->waiter.turns = 0;
+            ctx->waiter.until = 0;
             break;
 
         case NGX_AGAIN:

@@ -104,12 +104,20 @@ ngx_convotic_records_key_lookup(ngx_convotic_zone_t *zone,
             found = NGX_CONVOTIC_RECORDS_AGED;
         }
 
+        /* what is old and over is of no use, but it may have been renewed */
+
+        if (found != NGX_CONVOTIC_RECORDS_NONE
+            && key.record.expires && key.record.expires <= ngx_time())
+        {
+            found = (found == NGX_CONVOTIC_RECORDS_FRESH)
+                    ? NGX_CONVOTIC_RECORDS_DENIED : NGX_CONVOTIC_RECORDS_NONE;
+        }
+
+        if (found == NGX_CONVOTIC_RECORDS_DENIED) {
+            return found;
+        }
+
         if (found != NGX_CONVOTIC_RECORDS_NONE) {
-
-            if (key.record.expires && key.record.expires <= ngx_time()) {
-                return NGX_CONVOTIC_RECORDS_DENIED;
-            }
-
             *record = key.record;
         }
 
@@ -287,17 +295,18 @@ static ngx_uint_t
 ngx_convotic_records_fresh(ngx_convotic_zone_t *zone,
     ngx_convotic_records_head_t *head, ngx_msec_t age)
 {
-    if (head->invalid || head->epoch != zone->coherence->epoch) {
-        return 0;
-    }
-
     if (head->run_id != zone->coherence->run_id
         || !ngx_convotic_records_tracked(zone))
     {
         age = ngx_min(age, NGX_CONVOTIC_RECORDS_UNTRACKED);
     }
 
-    return ngx_convotic_records_younger(head->asked, age);
+    /* the epoch last: a stamp belongs to the one that began before it */
+
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+
+    return !head->invalid && head->epoch == zone->coherence->epoch
+           && ngx_convotic_records_younger(head->asked, age);
 }
 
 

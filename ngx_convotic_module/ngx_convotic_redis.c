@@ -365,6 +365,13 @@ ngx_convotic_redis_post(ngx_convotic_redis_t *redis, ngx_uint_t argc,
 
 
 void
+ngx_convotic_redis_once(ngx_convotic_redis_slot_t *slot)
+{
+    slot->attempts++;
+}
+
+
+void
 ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot)
 {
     slot->type = NGX_CONVOTIC_REDIS_SLOT_NOBODY;
@@ -440,6 +447,13 @@ ngx_convotic_redis_peer_handler(void *data, ngx_int_t rc)
 
     if (rc != NGX_OK) {
         ngx_convotic_redis_fail(redis, "its name could not be resolved");
+        return;
+    }
+
+    /* who tracks is to be one that stays */
+
+    if (ngx_exiting && redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) {
+        redis->state = NGX_CONVOTIC_REDIS_IDLE;
         return;
     }
 

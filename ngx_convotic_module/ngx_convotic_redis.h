@@ -115,6 +115,9 @@ ngx_convotic_redis_slot_t *ngx_convotic_redis_send(ngx_convotic_redis_t *redis,
 ngx_int_t ngx_convotic_redis_post(ngx_convotic_redis_t *redis, ngx_uint_t argc,
     ngx_str_t *argv);
 
+/* it must not be sent again, for it would be refused by its own first time */
+void ngx_convotic_redis_once(ngx_convotic_redis_slot_t *slot);
+
 /* the handler will not be called; the reply is read and dropped */
 void ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot);
 

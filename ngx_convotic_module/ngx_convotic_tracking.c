@@ -38,6 +38,10 @@
 /* how long an exiting holder waits for its successor's connection */
 #define NGX_CONVOTIC_TRACKING_LEAVING    1500   /* ms */
 
+/* a handshake that takes longer, and two servers for longer, begin anew */
+#define NGX_CONVOTIC_TRACKING_STUCK      5000   /* ms */
+#define NGX_CONVOTIC_TRACKING_APART      2000   /* ms */
+
 /* a server that refused is asked again after this */
 #define NGX_CONVOTIC_TRACKING_REFUSED    30000  /* ms */
 
@@ -56,6 +60,7 @@ typedef enum {
 
 struct ngx_convotic_tracking_s {
     ngx_convotic_redis_t           *redis;
+    ngx_convotic_redis_t           *data;        /* the commands' connection */
     ngx_convotic_zone_t            *zone;
     ngx_convotic_digest_t          *digest;
     ngx_str_t                       prefix;
@@ -73,16 +78,22 @@ struct ngx_convotic_tracking_s {
     ngx_msec_t                      refused;     /* 0: not */
     ngx_msec_t                      left;        /* when it began to leave */
     time_t                          warned;
+    ngx_msec_t                      began;       /* the handshake; 0: not */
+    ngx_msec_t                      apart;       /* from the keys' server */
+    ngx_atomic_uint_t               handing;     /* number of the successor's
+                                                    connection; 0: none */
     unsigned                        asking:1;
     unsigned                        leaving:1;
-    unsigned                        handing:1;   /* asked since the successor
-                                                    was confirmed */
 };
 
 
 static void ngx_convotic_tracking_tick_handler(ngx_event_t *ev);
+static ngx_uint_t ngx_convotic_tracking_is_stuck(
+    ngx_convotic_tracking_t *tracking);
 static void ngx_convotic_tracking_claim(ngx_convotic_tracking_t *tracking);
 static void ngx_convotic_tracking_epoch_locked(
+    ngx_convotic_tracking_t *tracking);
+static void ngx_convotic_tracking_successor_locked(
     ngx_convotic_tracking_t *tracking);
 static ngx_uint_t ngx_convotic_tracking_is_gone(ngx_atomic_uint_t id);
 static void ngx_convotic_tracking_begin(ngx_convotic_tracking_t *tracking);
@@ -135,6 +146,7 @@ ngx_convotic_tracking_create(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
     }
 
     tracking->zone = mcf->zone;
+    tracking->data = mcf->keys;
     tracking->digest = mcf->digest;
     tracking->prefix = mcf->prefix;
 
@@ -207,6 +219,12 @@ ngx_convotic_tracking_tick_handler(ngx_event_t *ev)
         return;
     }
 
+    if (ngx_convotic_tracking_is_stuck(tracking)) {
+        ngx_convotic_redis_stop(tracking->redis);
+        ngx_convotic_tracking_lost(tracking);
+        tracking->state = NGX_CONVOTIC_TRACKING_IDLE;
+    }
+
     ngx_convotic_tracking_claim(tracking);
 
     if (tracking->state == NGX_CONVOTIC_TRACKING_CONFIRMED
@@ -217,6 +235,46 @@ ngx_convotic_tracking_tick_handler(ngx_event_t *ev)
     }
 
     ngx_add_timer(ev, NGX_CONVOTIC_TRACKING_TICK);
+}
+
+
+/*
+ * A handshake without an end; or a server that the commands have left, for it
+ * is a master no longer: in subscribed mode it cannot be asked for its role.
+ */
+
+static ngx_uint_t
+ngx_convotic_tracking_is_stuck(ngx_convotic_tracking_t *tracking)
+{
+    ngx_str_t  *run_id, *other;
+
+    if (tracking->state == NGX_CONVOTIC_TRACKING_BEGINNING) {
+        return tracking->began
+               && ngx_convotic_tracking_older(tracking->began,
+                                              NGX_CONVOTIC_TRACKING_STUCK);
+    }
+
+    if (tracking->state != NGX_CONVOTIC_TRACKING_CONFIRMED) {
+        return 0;
+    }
+
+    run_id = ngx_convotic_redis_run_id(tracking->redis);
+    other = ngx_convotic_redis_run_id(tracking->data);
+
+    if (!ngx_convotic_redis_is_ready(tracking->data)
+        || (run_id->len == other->len
+            && ngx_memcmp(run_id->data, other->data, run_id->len) == 0))
+    {
+        tracking->apart = 0;
+        return 0;
+    }
+
+    if (tracking->apart == 0) {
+        tracking->apart = ngx_current_msec | 1;
+    }
+
+    return ngx_convotic_tracking_older(tracking->apart,
+                                       NGX_CONVOTIC_TRACKING_APART);
 }
 
 
@@ -241,7 +299,11 @@ ngx_convotic_tracking_claim(ngx_convotic_tracking_t *tracking)
         return;
     }
 
-    ngx_convotic_zone_lock(tracking->zone);
+    /* who stands still with the mutex is not waited for: the next turn does */
+
+    if (!ngx_convotic_zone_trylock(tracking->zone)) {
+        return;
+    }
 
     if (co->holder == tracking->id) {
         co->claimed = now;
@@ -281,7 +343,11 @@ ngx_convotic_tracking_claim(ngx_convotic_tracking_t *tracking)
         co->successor_claimed = now;
         co->successor_ready = 0;
         co->candidate = now;
-        begin = 1;
+        begin = (tracking->state == NGX_CONVOTIC_TRACKING_IDLE);
+
+        if (tracking->state == NGX_CONVOTIC_TRACKING_CONFIRMED) {
+            ngx_convotic_tracking_successor_locked(tracking);
+        }
 
     } else {
         co->candidate = now;
@@ -319,6 +385,25 @@ ngx_convotic_tracking_epoch_locked(ngx_convotic_tracking_t *tracking)
 }
 
 
+/* each connection has a number; of another server it would be no overlap */
+
+static void
+ngx_convotic_tracking_successor_locked(ngx_convotic_tracking_t *tracking)
+{
+    ngx_convotic_coherence_t  *co;
+
+    co = tracking->zone->coherence;
+
+    co->successor_ready = 0;
+
+    if (co->run_id == ngx_convotic_records_run_id(tracking->zone,
+                              ngx_convotic_redis_run_id(tracking->redis)))
+    {
+        co->successor_ready = ++co->nonce;
+    }
+}
+
+
 static ngx_uint_t
 ngx_convotic_tracking_is_gone(ngx_atomic_uint_t id)
 {
@@ -330,6 +415,7 @@ static void
 ngx_convotic_tracking_begin(ngx_convotic_tracking_t *tracking)
 {
     tracking->state = NGX_CONVOTIC_TRACKING_BEGINNING;
+    tracking->began = 0;
     tracking->refused = 0;
 
     ngx_convotic_redis_start(tracking->redis, (ngx_cycle_t *) ngx_cycle);
@@ -418,7 +504,9 @@ ngx_convotic_tracking_pong_handler(void *data, ngx_convotic_resp_t *reply)
 
         /* the connections overlap: nothing has been missed */
 
-        if (tracking->handing && co->successor && co->successor_ready) {
+        if (tracking->handing && co->successor
+            && tracking->handing == co->successor_ready)
+        {
             handed = 1;
 
             co->holder = co->successor;
@@ -444,6 +532,8 @@ ngx_convotic_tracking_ready(void *data)
     ngx_convotic_tracking_t  *tracking = data;
 
     tracking->state = NGX_CONVOTIC_TRACKING_BEGINNING;
+    tracking->began = ngx_current_msec | 1;
+    tracking->apart = 0;
     tracking->asking = 0;
 
     ngx_str_set(&argv[0], "CLIENT");
@@ -558,12 +648,7 @@ ngx_convotic_tracking_confirmed(ngx_convotic_tracking_t *tracking)
 
     } else if (co->successor == tracking->id) {
         succeeds = 1;
-
-        /* of another server, or other names, it would be no overlap */
-
-        co->successor_ready = (co->run_id
-                               == ngx_convotic_records_run_id(tracking->zone,
-                              ngx_convotic_redis_run_id(tracking->redis)));
+        ngx_convotic_tracking_successor_locked(tracking);
     }
 
     ngx_convotic_zone_unlock(tracking->zone);
@@ -632,6 +717,7 @@ ngx_convotic_tracking_lost(void *data)
     lost = (tracking->state == NGX_CONVOTIC_TRACKING_CONFIRMED);
 
     tracking->state = NGX_CONVOTIC_TRACKING_BEGINNING;
+    tracking->began = 0;
     tracking->asking = 0;
 
     if (!lost) {
@@ -696,7 +782,8 @@ ngx_convotic_tracking_exiting(void *data)
 static void
 ngx_convotic_tracking_leave_handler(ngx_event_t *ev)
 {
-    ngx_uint_t                 alone, ready;
+    ngx_uint_t                 alone;
+    ngx_atomic_uint_t          ready;
     ngx_convotic_coherence_t  *co;
     ngx_convotic_tracking_t   *tracking = ev->data;
 
@@ -714,7 +801,7 @@ ngx_convotic_tracking_leave_handler(ngx_event_t *ev)
              || ngx_convotic_tracking_older(tracking->left,
                                             NGX_CONVOTIC_TRACKING_LEAVING));
 
-    ready = (co->successor && co->successor_ready);
+    ready = co->successor ? co->successor_ready : 0;
 
     if (!alone) {
         co->claimed = ngx_current_msec;
@@ -733,7 +820,7 @@ ngx_convotic_tracking_leave_handler(ngx_event_t *ev)
         tracking->handing = 0;
 
     } else if (!tracking->asking) {
-        tracking->handing = 1;
+        tracking->handing = ready;
     }
 
     ngx_convotic_tracking_ping(tracking);

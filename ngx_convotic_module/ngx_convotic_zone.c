@@ -35,6 +35,7 @@
 typedef struct {
     ngx_atomic_t                counts[NGX_CONVOTIC_COUNTS];
     ngx_atomic_t                gauges[NGX_CONVOTIC_GAUGES];
+    ngx_pid_t                   pid;         /* whose gauges they are */
     u_char                      padding[NGX_CPU_CACHE_LINE];
 } ngx_convotic_zone_shard_t;
 
@@ -95,6 +96,13 @@ ngx_convotic_zone_lock(ngx_convotic_zone_t *zone)
 }
 
 
+ngx_uint_t
+ngx_convotic_zone_trylock(ngx_convotic_zone_t *zone)
+{
+    return ngx_shmtx_trylock(&zone->shpool->mutex);
+}
+
+
 void
 ngx_convotic_zone_unlock(ngx_convotic_zone_t *zone)
 {
@@ -118,10 +126,14 @@ void
 ngx_convotic_zone_gauge(ngx_convotic_zone_t *zone, ngx_convotic_gauge_e gauge,
     ngx_atomic_uint_t value)
 {
+    ngx_convotic_zone_shard_t  *shard;
+
+    shard = ngx_convotic_zone_shard(zone);
+
     /* a worker that exits may have a successor in the same place */
 
-    if (!ngx_exiting) {
-        ngx_convotic_zone_shard(zone)->gauges[gauge] = value;
+    if (shard->pid == ngx_pid) {
+        shard->gauges[gauge] = value;
     }
 }
 
@@ -133,6 +145,8 @@ ngx_convotic_zone_start(ngx_convotic_zone_t *zone)
     ngx_convotic_zone_shard_t  *shard;
 
     shard = ngx_convotic_zone_shard(zone);
+
+    shard->pid = ngx_pid;
 
     for (i = 0; i < NGX_CONVOTIC_GAUGES; i++) {
         shard->gauges[i] = 0;

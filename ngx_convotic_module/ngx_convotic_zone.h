@@ -201,6 +201,7 @@ ngx_convotic_zone_t *ngx_convotic_zone_create(ngx_conf_t *cf, size_t size,
 
 /* short, and never with a call in between that can log or wait */
 void ngx_convotic_zone_lock(ngx_convotic_zone_t *zone);
+ngx_uint_t ngx_convotic_zone_trylock(ngx_convotic_zone_t *zone);
 void ngx_convotic_zone_unlock(ngx_convotic_zone_t *zone);
 
 /* in a worker, before it sets a gauge */
