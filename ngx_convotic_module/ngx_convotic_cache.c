@@ -602,6 +602,7 @@ ngx_convotic_cache_ask(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     ctx->cache.step = NGX_CONVOTIC_CACHE_ASKING;
     ctx->cache.generation.len = 0;
+    ctx->cache.malformed = 0;
 
     ngx_convotic_records_mark(mcf->zone, ctx->record.workspace_digest,
                               &ctx->cache.mark);
@@ -1276,7 +1277,14 @@ ngx_convotic_cache_generation_handler(void *data, ngx_convotic_resp_t *reply)
 
     ctx->slots[0] = NULL;
 
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
     if (reply == NULL) {
+
+        /* a list, say, is no plain integer either; that has been logged */
+
+        ctx->cache.malformed = ngx_convotic_redis_said(mcf->keys,
+                                                       "WRONGTYPE");
         ngx_convotic_cache_replied(ctx);
         return;
     }
@@ -1297,9 +1305,6 @@ ngx_convotic_cache_generation_handler(void *data, ngx_convotic_resp_t *reply)
 
     if (rc == NGX_DECLINED) {
         ctx->cache.malformed = 1;
-
-        mcf = ngx_http_get_module_main_conf(ctx->request,
-                                            ngx_convotic_module);
 
         (void) ngx_slprintf(text, text + sizeof(text),
                             "the generation of workspace \"%V\" is not a "

@@ -7,11 +7,12 @@
  */
 
 
-#include <zlib.h>
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_headers.h"
 #include "ngx_convotic_gzip.h"
+
+#include <zlib.h>
 
 
 #define NGX_CONVOTIC_GZIP_WINDOW  (MAX_WBITS + 16)    /* + 16: as gzip */

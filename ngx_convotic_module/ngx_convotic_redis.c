@@ -412,6 +412,14 @@ ngx_convotic_redis_name(ngx_convotic_redis_t *redis)
 
 
 ngx_uint_t
+ngx_convotic_redis_said(ngx_convotic_redis_t *redis, const char *code)
+{
+    return redis->state == NGX_CONVOTIC_REDIS_READY
+           && ngx_strcmp(redis->error, code) == 0;
+}
+
+
+ngx_uint_t
 ngx_convotic_redis_number(ngx_convotic_redis_t *redis)
 {
     return redis->number;

@@ -133,6 +133,13 @@ ngx_uint_t ngx_convotic_redis_is_ready(ngx_convotic_redis_t *redis);
 /* address and database, as configured */
 ngx_str_t *ngx_convotic_redis_name(ngx_convotic_redis_t *redis);
 
+/*
+ * For a handler whose reply is NULL: whether Redis is there, and answered with
+ * an error of that code.
+ */
+ngx_uint_t ngx_convotic_redis_said(ngx_convotic_redis_t *redis,
+    const char *code);
+
 /* of the connection that a handler is called from: each has another one */
 ngx_uint_t ngx_convotic_redis_number(ngx_convotic_redis_t *redis);
 

@@ -332,6 +332,15 @@ for my $value ('abc', '', ' 1', "1774878120000000\n", '-5', '-1774878120000000',
 ok($nginx->wait_log(qr/generation.*acme/), 'bad generations are logged');
 $keys->cmd('DEL', $keys->gen_name('acme'));
 
+# Nor of a type that GET refuses.
+
+$keys->cmd('RPUSH', $keys->gen_name('acme'), 'x');
+change();
+newest_ok(2, 'a list: from the upstream');
+change();
+newest_ok(2, 'a list: always');
+$keys->cmd('DEL', $keys->gen_name('acme'));
+
 
 # Servers that lose what they had.
 
