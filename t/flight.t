@@ -18,6 +18,11 @@ use constant {
     CROWD   => 1000,
     KEYS    => 200,
     FEW     => 40,
+    LOOKS   => 10,              # GETs of a worker for all who wait in it
+    LARGE   => 200_000,         # bytes of a body
+    ROUNDS  => 40,              # of fetches and purges
+    WARM    => 10,              # of them, before memory is looked at
+    GROWTH  => 3000,            # kB
     BACK    => 20,              # seconds until something has happened, at most
     TRICKLE => 1,               # a second, of those that have waited too long
 };
@@ -106,6 +111,30 @@ sub ended {
 }
 
 
+# A purge, and that it is known.
+
+sub purge {
+    my ($nginx) = @_;
+
+    my $purges = metrics($nginx)->{invalidations}{generation};
+
+    $redis->purge('acme');
+
+    return wait_until(sub { metrics($nginx)->{invalidations}{generation}
+                            > $purges }, BACK);
+}
+
+
+# What a worker has of its own.
+
+sub kilobytes {
+    my ($pid) = @_;
+
+    return Convotic::HTTP::_slurp("/proc/$pid/status")
+           =~ /^RssAnon:\s*(\d+) kB/m ? $1 : 0;
+}
+
+
 # So many clients at once in a process of their own.  Of each: status, body,
 # Cache-Status, Retry-After, method.
 
@@ -136,6 +165,18 @@ sub all_wait {
 
     wait_until(sub { ($now = waiting($nginx)) == $n }, BACK);
     is($now, $n, "$name: $n wait");
+
+    return;
+}
+
+
+# Who leads may be on its way to the upstream still.
+
+sub release_ok {
+    my ($n, $name) = @_;
+
+    wait_until(sub { $up->count >= $n }, BACK);
+    is($up->release, $n, $name);
 
     return;
 }
@@ -184,13 +225,18 @@ for my $case ([ 'a cold query', $two ],
     } 1 .. CROWD);
 
     all_wait($nginx, CROWD - 1, $name);
-    is($up->release, 1, "$name: one request is held");
+
+    my $gets = $redis->calls('get');
+
+    release_ok(1, "$name: one request is held");
 
     my @all = answers($job);
     my $after = metrics($nginx);
 
     is_deeply(faults(body(), @all), {}, "$name: all are served");
     is($up->count, 1, "$name: one request to the upstream");
+    cmp_ok($redis->calls('get') - $gets, '<=', LOOKS,
+           "$name: one of the other worker gets the body, for all of them");
     is(scalar(grep { $_->{cache} =~ /^convotic; fwd=uri-miss;.*; collapsed/ }
               @all),
        CROWD - 1, "$name: the others say that they were collapsed");
@@ -237,7 +283,7 @@ for my $workspaces ([ 'acme' ], [ 'acme', 'beta' ]) {
     my $job = crowd($two, map { [ $path, 'X-API-Key' => $_ ] } @keys);
 
     all_wait($two, KEYS - @$workspaces, $name);
-    is($up->release, @$workspaces, "$name: a request for each workspace");
+    release_ok(scalar @$workspaces, "$name: a request for each workspace");
 
     my @all = answers($job);
 
@@ -258,15 +304,13 @@ for my $workspaces ([ 'acme' ], [ 'acme', 'beta' ]) {
 for my $order ([ 1, 2 ], [ 2, 1 ]) {
     my $name = "a purge during a fetch, $order->[0] comes first";
     my $path = cold(hold => 'version 1');
-    my $purges = metrics($two)->{invalidations}{generation};
     my $old = crowd($two, map { [ $path, @acme ] } 1 .. FEW);
 
     all_wait($two, FEW - 1, $name);
+    ok(wait_until(sub { $up->count == 1 }, BACK), "$name: one leads");
 
     $up->set(version => 2, hold => 'version 2');
-    $redis->purge('acme');
-    ok(wait_until(sub { metrics($two)->{invalidations}{generation} > $purges },
-                  BACK), "$name: it is known");
+    ok(purge($two), "$name: it is known");
 
     my $new = crowd($two, map { [ $path, @acme ] } 1 .. FEW);
 
@@ -289,6 +333,51 @@ for my $order ([ 1, 2 ], [ 2, 1 ]) {
     is_deeply(faults(body(2), answers(crowd($two, ([ $path, @acme ]) x FEW))),
               {}, "$name: who comes later");
     is($up->count, 2, "$name: two requests in all");
+}
+
+
+# Who has waited for a generation that is no more, and then for the next one,
+# keeps neither: a worker's memory does not grow.
+
+{
+    my $name = 'purges during fetches';
+    my ($worker) = $alone->workers;
+    my $path = cold();
+    my (@faults, $before);
+
+    for my $round (1 .. ROUNDS) {
+        my $large = body($round) . ' ' x LARGE;
+        my @conns = map { $alone->connect } 0 .. 3;
+
+        # for the others, of whom one leads then
+
+        $up->set(hold => 'old', how => { body => $large });
+        $_->write(Convotic::HTTP::request_text($path, {}, @acme)) for @conns;
+        wait_until(sub { waiting($alone) == 3 && $up->count == 2 * $round - 1 },
+                   BACK);
+        purge($alone);
+        $up->set(hold => 'new');
+        $up->release('old');
+        wait_until(sub { waiting($alone) == 2 && $up->count == 2 * $round },
+                   BACK);
+        $up->release('new');
+
+        push @faults, grep { !$_ || $_->status != 200 || $_->body ne $large }
+                      map { $_->read } @conns;
+
+        purge($alone);
+        $before = kilobytes($worker) if $round == WARM;
+    }
+
+    is(scalar @faults, 0, "$name: all are served");
+    is($up->count, 2 * ROUNDS, "$name: two fetches each time");
+
+    SKIP: {
+        skip 'a sanitizer keeps what was freed', 1 if $ENV{ASAN_OPTIONS};
+
+        cmp_ok(kilobytes($worker) - $before, '<', GROWTH,
+               "$name: the memory of the worker");
+    }
 }
 
 
@@ -450,7 +539,7 @@ for my $case (
 
     my $seconds = time() - $start;
 
-    is($up->release, 2 + $waits->{late}, "$name: those who went on, and two");
+    release_ok(2 + $waits->{late}, "$name: those who went on, and two");
     cmp_ok($waits->{late}, '>=', 2, "$name: of each query one goes on");
     cmp_ok($waits->{late}, '<=', 2 * (1 + $seconds * TRICKLE),
            "$name: and not more than one a second");
@@ -481,7 +570,7 @@ for my $case (
     my $job = crowd($two, map { [ $path, @acme ] } 1 .. FEW);
 
     all_wait($two, FEW - 1, $name);
-    is($up->release, 1, "$name: the first");
+    release_ok(1, "$name: the first");
     ok(wait_until(sub { $up->count == FEW }, BACK),
        "$name: the upstream is asked");
     is($up->release, FEW - 1, "$name: by all of the others at once");

@@ -19,6 +19,7 @@ use constant {
     FEW   => 20,
     LEASE => 3,                 # seconds
     HELD  => 1.5,               # of which a fetch may take so many here
+    KEPT_UP => 1.1,             # after which a connection is one that works
     BACK  => 20,                # until something has happened, at most
 };
 
@@ -260,6 +261,42 @@ sub ask {
                             $res->body eq body(2) }, BACK),
            "$name: the new one, " . $nginx->name);
     }
+}
+
+
+# The reply to a lease is lost with the connection.  Whether it was given is not
+# known: it is not asked for again, to be refused by what is one's own, and not
+# waited for either.
+
+{
+    my $name = 'a lost reply';
+    my $fake = $t->fake_redis(behind => $bodies);
+    my $third = $t->gateway(%scene, name => 'third', cache_redis => $fake);
+    my $path = cold(hold => 0);
+    my $late = { pass => 1, delay => 2 * BACK };
+
+    # what is asked over a connection that has kept up is asked again
+
+    success_is($third->get($path, @acme), body(), "$name: it is up");
+    sleep KEPT_UP;
+    $path = cold(hold => 0);
+    $fake->reset;
+    $fake->script('SET convotic:lock:' => $late);
+
+    my $conn = ask($third, $path);
+
+    ok(wait_until(sub { locks() }, BACK), "$name: the lease was given");
+    $fake->clear;
+    $fake->drop('SET convotic:lock:');
+
+    my $res = $conn->read;
+
+    success_is($res, body(), "$name: an answer");
+    unlike($res->header('Cache-Status'), qr/collapsed/,
+           "$name: for which nobody was waited");
+    is($fake->count('SET convotic:lock:'), 1, "$name: asked for once");
+    is($up->count, 1, "$name: one request to the upstream");
+    $third->stop;
 }
 
 

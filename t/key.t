@@ -319,6 +319,29 @@ ok(wait_until(sub { with_key($gone)->status == 401 }), 'deleted: refused');
 refused(with_key($gone), 'deleted');
 
 
+# What is known of a record that has expired is no refusal once it is old: it
+# may have been renewed.  Nobody is told of changes here.
+
+{
+    my $expires = time() + 3;
+    my $used = key_with(expires => $expires);
+    my $untold = $t->fake_redis(behind => $redis);
+
+    $untold->script('CLIENT TRACKING' => resp_error('ERR no'));
+
+    my $knows = $t->nginx(redis => $untold, upstream => $g->upstream,
+                          direct => 0, key => $used);
+    my $name = 'expired, nothing is told';
+
+    success_is($knows->contacts('limit=1'), $body{acme}, "$name: good before");
+    ok(wait_until(sub { $knows->contacts('limit=1')->status == 401 }, 10),
+       "$name: refused");
+    $redis->set_key($used, expires => $expires + 3600);
+    ok(wait_until(sub { $knows->contacts('limit=1')->status == 200 }, 10),
+       "$name: renewed, and served");
+}
+
+
 # What is no record is no verdict.
 
 my %types = (

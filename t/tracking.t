@@ -23,6 +23,7 @@ use constant {
     BACK    => 10,              # seconds until something has happened, at most
     BULK    => 20_000,          # names in one message
     HELD    => 1,               # seconds that an answer is under way
+    KEPT_UP => 1.1,             # after which a connection is one that works
 };
 
 my $PATIENT = 'connect_timeout=20s timeout=20s';
@@ -391,6 +392,56 @@ EOS
         success_is($workers->ask($pid, 'limit=2'), body(2),
                    'race: what was purged is fetched');
     }
+    $nginx->stop;
+}
+
+
+# What one server says of a key is not proved by another one's PING: a record of
+# the first is not kept as if the second would tell of its changes.
+
+{
+    my $redis = $t->redis('tells');
+    my $fake = $t->fake_redis(behind => $redis, handler => sub {
+        my ($ctx, $name, @args) = @_;
+        my $vars = $ctx->vars;
+
+        # the first connection for commands is to a server of its own, which
+        # has the key, and leaves before it is asked whether it is still there
+
+        $vars->{first} ||= $ctx->conn
+            if $name eq 'CLIENT' && $args[0] =~ /^SETNAME\z/i
+               && $args[1] !~ /tracking/;
+
+        return { pass => 1 } if $ctx->conn != ($vars->{first} || 0);
+
+        my $info = "# Server\r\nrun_id:" . 'a' x 40 . "\r\n";
+
+        return '$' . length($info) . "\r\n$info\r\n" if $name eq 'INFO';
+        return [ id => 'k', workspace => 'acme', status => 'active' ]
+            if $name eq 'HGETALL';
+        return { raw => '', close => 1 }
+            if $name eq 'PING' && @args && length $args[0] == 64;
+        return { pass => 1 };
+    });
+    my $nginx = gateway(redis => $fake, store => $redis, workers => 1);
+    my $workers = tracked($nginx, 'another server');
+
+    $redis->set_key($nginx->key, status => 'revoked');
+
+    # what is asked over a connection that has kept up is asked again
+
+    ok(wait_until(sub { my $first = $fake->vars->{first} || 0;
+                        grep { $_->{conn} == $first && $_->{argv}[0] eq 'INFO' }
+                             $fake->commands }, BACK),
+       'another server: it is up');
+    sleep KEPT_UP;
+
+    my %seen;
+
+    ok(wait_until(sub { $seen{ $_->status }++ for $workers->ask_each('limit=2');
+                        $seen{401} }, BACK), 'another server: it is refused');
+    is_deeply([ grep { !/^(?:401|503)\z/ } keys %seen ], [],
+              'another server: a key that is revoked where changes are told');
     $nginx->stop;
 }
 

@@ -10,7 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 
 use Convotic::Test;
 
@@ -19,6 +19,7 @@ use constant {
     FILLS  => 50,
     BACK   => 20,               # seconds until something has happened, at most
     NEVER  => 0.3,              # seconds that nothing comes in
+    EXPIRY => 0.3,              # after which what lives for 200 ms has expired
     VALID  => 30,               # seconds, by default
     STALE  => 300,
     HOUR   => 3_600_000,        # ms
@@ -447,6 +448,65 @@ for my $nginx ($bare, $direct) {
 
     wait_until(sub { ($res = ask($bare, $path))->status != 200 });
     error_is($res, 404, 'NOT_FOUND', undef, "$name: then the answer");
+}
+
+
+# A renewal that is given up is a failure like any other, wherever its client is
+# by then: the old copy goes on being served, until one succeeds.
+
+for my $case (
+    [ 'convotic_fill_timeout', { hold => 1 }, 'convotic_fill_timeout 300ms;' ],
+    [ 'an answer that is refused by its header', { refused => 1 }, '' ],
+) {
+    my ($name, $how, $directive) = @$case;
+    my $path = cold();
+    my $other = $t->upstream(handler => sub {
+        my ($req, $vars) = @_;
+
+        # the rest of it is never sent
+
+        return { raw => "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                        . "Content-Encoding: gzip\r\nContent-Length: 5000\r\n"
+                        . "\r\nx" } if $vars->{refused};
+
+        return { body => contacts_body(workspace => 'acme',
+                                       limit => $req->args->{limit},
+                                       version => $vars->{version}),
+                 hold => $vars->{hold} };
+    });
+    my $nginx = $t->gateway(
+        %scene, upstream => $other,
+        location => "convotic_cache_valid 200ms; $directive");
+    my @workers = $nginx->workers;
+
+    $other->set(version => 1);
+    success_is(ask($nginx, $path), body(1), "$name: the first");
+    $other->reset;
+    $other->set(version => 2, %$how);
+
+    sleep EXPIRY;
+
+    # over a connection that stays
+
+    my $conn = $nginx->connect;
+    my $old = $conn->get($path, @acme);
+
+    success_is($old, body(1), "$name: the old body");
+    like(cache($old), $UPDATING, "$name: it is expired");
+    ok(wait_until(sub { $other->count }, BACK), "$name: it is renewed");
+    ok(wait_until(sub { my $fills = metrics($nginx)->{fills};
+                        $fills->{failed} + $fills->{refused} }, BACK),
+       "$name: which fails");
+
+    my $res = ask($nginx, $path);
+
+    success_is($res, body(1), "$name: the old body all the same");
+    like(cache($res), $STALE, "$name: it says so");
+    is_deeply([ $nginx->workers ], \@workers, "$name: by the same worker");
+    $other->set(hold => 0, refused => 0);
+    ok(wait_until(sub { ask($nginx, $path)->body eq body(2) }, BACK),
+       "$name: then the new body");
+    $nginx->stop;
 }
 
 
