@@ -101,6 +101,8 @@ static ngx_int_t ngx_convotic_cache_fetch(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_behind(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_uint_t failing);
+static ngx_int_t ngx_convotic_cache_try(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_failed(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_stale(ngx_convotic_ctx_t *ctx,
@@ -937,17 +939,9 @@ static ngx_int_t
 ngx_convotic_cache_behind(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_uint_t failing)
 {
-    ngx_int_t                  rc;
-    ngx_convotic_loc_conf_t   *conf;
-    ngx_convotic_main_conf_t  *mcf;
+    ngx_int_t  rc;
 
-    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
-    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
-
-    rc = ngx_convotic_flight_try(mcf->flights, ctx, NGX_CONVOTIC_FLIGHT_FILL,
-                                 ctx->fetch,
-                                 conf->fill_timeout
-                                 + NGX_CONVOTIC_CACHE_GRACE);
+    rc = ngx_convotic_cache_try(r, ctx);
 
     if (rc == NGX_OK) {
         ctx->cache.status = failing ? NGX_CONVOTIC_CACHE_STALE
@@ -967,6 +961,24 @@ ngx_convotic_cache_behind(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     return ngx_convotic_cache_answer(ctx, failing
                                           ? NGX_CONVOTIC_CACHE_STALE
                                           : NGX_CONVOTIC_CACHE_UPDATING);
+}
+
+
+/* to lead the fetch of a copy that is served all the same */
+
+static ngx_int_t
+ngx_convotic_cache_try(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    return ngx_convotic_flight_try(mcf->flights, ctx,
+                                   NGX_CONVOTIC_FLIGHT_FILL, ctx->fetch,
+                                   conf->fill_timeout
+                                   + NGX_CONVOTIC_CACHE_GRACE);
 }
 
 
@@ -1021,10 +1033,8 @@ static ngx_int_t
 ngx_convotic_cache_found(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_convotic_cache_status_e status)
 {
-    ngx_msec_t                 left;
-    ngx_convotic_body_t       *copy;
-    ngx_convotic_loc_conf_t   *conf;
-    ngx_convotic_main_conf_t  *mcf;
+    ngx_msec_t            left;
+    ngx_convotic_body_t  *copy;
 
     copy = ctx->cache.copy;
     left = copy->fresh - ngx_convotic_body_age(copy);
@@ -1037,15 +1047,7 @@ ngx_convotic_cache_found(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     } else if (left < copy->fresh / NGX_CONVOTIC_CACHE_AHEAD
                && ngx_convotic_cache_fetch_name(r, ctx) == NGX_OK)
     {
-        conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
-        mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
-
-        if (ngx_convotic_flight_try(mcf->flights, ctx,
-                                    NGX_CONVOTIC_FLIGHT_FILL, ctx->fetch,
-                                    conf->fill_timeout
-                                    + NGX_CONVOTIC_CACHE_GRACE)
-            == NGX_OK)
-        {
+        if (ngx_convotic_cache_try(r, ctx) == NGX_OK) {
             ctx->cache.refresh = 1;
             return ngx_convotic_cache_lease(r, ctx);
         }

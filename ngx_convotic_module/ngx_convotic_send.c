@@ -53,8 +53,6 @@ static ngx_uint_t ngx_convotic_send_precondition(ngx_http_request_t *r,
     ngx_str_t *etag);
 static ngx_int_t ngx_convotic_send_push(ngx_http_request_t *r,
     ngx_str_t *name, ngx_str_t *value, ngx_table_elt_t **header);
-static ngx_int_t ngx_convotic_send_add(ngx_http_request_t *r,
-    const char *name, ngx_str_t *value);
 static ngx_int_t ngx_convotic_send_add_number(ngx_http_request_t *r,
     const char *name, time_t n);
 static u_char *ngx_convotic_send_number(u_char *p, time_t n);
@@ -613,32 +611,22 @@ ngx_convotic_send_push(ngx_http_request_t *r, ngx_str_t *name,
 
 
 static ngx_int_t
-ngx_convotic_send_add(ngx_http_request_t *r, const char *name,
-    ngx_str_t *value)
-{
-    ngx_str_t  text;
-
-    text.data = (u_char *) name;
-    text.len = ngx_strlen(name);
-
-    return ngx_convotic_send_push(r, &text, value, NULL);
-}
-
-
-static ngx_int_t
 ngx_convotic_send_add_number(ngx_http_request_t *r, const char *name,
     time_t n)
 {
-    ngx_str_t  text;
+    ngx_str_t  key, value;
 
-    text.data = ngx_pnalloc(r->pool, NGX_TIME_T_LEN);
-    if (text.data == NULL) {
+    key.data = (u_char *) name;
+    key.len = ngx_strlen(name);
+
+    value.data = ngx_pnalloc(r->pool, NGX_TIME_T_LEN);
+    if (value.data == NULL) {
         return NGX_ERROR;
     }
 
-    text.len = ngx_convotic_send_number(text.data, n) - text.data;
+    value.len = ngx_convotic_send_number(value.data, n) - value.data;
 
-    return ngx_convotic_send_add(r, name, &text);
+    return ngx_convotic_send_push(r, &key, &value, NULL);
 }
 
 
