@@ -1,5 +1,6 @@
 # make                  build/ngx_convotic_module.so and build/convoticctl
 # make install          both, and the man page, below DESTDIR
+# make build/simulate   nodes that share a rate, in a simulation: t/simulate
 # make lint             cppcheck and the ranks of the includes
 # make clean
 #
@@ -68,6 +69,22 @@ $(TREE)/objs/Makefile: $(BUILD)/.for config
 $(BUILD)/ngx_convotic_module.so: $(TREE)/objs/Makefile $(SOURCES)
 	$(MAKE) -C $(TREE) -f objs/Makefile modules
 	cp $(TREE)/objs/ngx_convotic_module.so $@.new
+	mv $@.new $@
+
+# The limits' simulation, for t/rate_simulation.t: always with sanitizers.
+
+SIMULATED =	ngx_convotic_module/ngx_convotic_leases.c \
+		ngx_convotic_module/ngx_convotic_table.c
+
+$(BUILD)/simulate: $(wildcard t/simulate/*.[ch] ngx_convotic_module/*.h) \
+		$(SIMULATED) | $(TREE)/objs/Makefile
+	$(CC) -O1 -g -Wall -Wextra -Wno-unused-parameter -Werror \
+	    -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	    -Dkill=simulate_kill -Ingx_convotic_module -I$(TREE)/objs \
+	    $(addprefix -I$(TREE)/src/,core event event/modules os/unix http \
+	                               http/modules http/v2) \
+	    $$(pkg-config --cflags lua5.1 hiredis) -o $@.new \
+	    t/simulate/*.c $(SIMULATED) $$(pkg-config --libs lua5.1 hiredis)
 	mv $@.new $@
 
 $(BUILD)/convoticctl: $(wildcard tools/convoticctl/*.[ch]) $(BUILD)/.for

@@ -16,15 +16,13 @@
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_records.h"
+#include "ngx_convotic_addresses.h"
 #include "ngx_convotic_flight.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_auth.h"
 
 
 #define NGX_CONVOTIC_AUTH_KEY_MAX      256
-
-/* requests per minute that a record may grant */
-#define NGX_CONVOTIC_AUTH_RATE_MAX     1000000000
 
 /* the year 9999: a later second is a number of something else */
 #define NGX_CONVOTIC_AUTH_EXPIRES_MAX  253402300799LL
@@ -54,6 +52,10 @@ static ngx_int_t ngx_convotic_auth_fetch(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_convotic_woken_e woken);
 static void ngx_convotic_auth_end(ngx_convotic_main_conf_t *mcf,
     ngx_convotic_ctx_t *ctx, ngx_convotic_flight_end_e end);
+static ngx_int_t ngx_convotic_auth_charge(ngx_http_request_t *r,
+    ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_auth_settle(ngx_convotic_ctx_t *ctx,
+    ngx_uint_t denied);
 static ngx_int_t ngx_convotic_auth_ask(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_auth_identify(ngx_convotic_ctx_t *ctx);
@@ -246,15 +248,124 @@ ngx_convotic_auth_end(ngx_convotic_main_conf_t *mcf, ngx_convotic_ctx_t *ctx,
 }
 
 
+/*
+ * What nobody knows is looked up on the account of the address that asks,
+ * until it turns out to be valid.  A key that was valid not long ago is on
+ * nobody's account: after an epoch has ended all of them are asked about.
+ * One that was refused not long ago, and has not changed, is refused again
+ * when the budget is used up, and leaves the reserve to others.
+ */
+
+static ngx_int_t
+ngx_convotic_auth_charge(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
+{
+    ngx_str_t                  network;
+    ngx_uint_t                 refused;
+    ngx_msec_t                 rest;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    if (conf->auth_failures == 0
+        || ngx_convotic_records_key_known(mcf->zone, ctx->key_digest))
+    {
+        return NGX_OK;
+    }
+
+    ngx_convotic_addresses_network(r->connection->sockaddr, &network);
+
+    if (network.len == 0) {
+        return NGX_OK;
+    }
+
+    if (ngx_convotic_digest(mcf->digest, &network, 1, ctx->address)
+        != NGX_OK)
+    {
+        return NGX_ERROR;
+    }
+
+    refused = ngx_convotic_records_key_refused(mcf->zone, ctx->key_digest);
+
+    if (ngx_convotic_addresses_take(mcf->zone, ctx->address,
+                                    conf->auth_failures, !refused, &rest)
+        == NGX_OK)
+    {
+        ctx->charged = 1;
+        return NGX_OK;
+    }
+
+    if (refused) {
+        return ngx_convotic_auth_deny(ctx);
+    }
+
+    ngx_log_error(NGX_LOG_INFO, r->connection->log, 0,
+                  "an unknown key is refused: too many from this address");
+
+    ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_ADDRESS_REFUSED);
+
+    ngx_convotic_error_limited(r->pool, &ctx->answer, rest);
+
+    return NGX_DONE;
+}
+
+
+static void
+ngx_convotic_auth_settle(ngx_convotic_ctx_t *ctx, ngx_uint_t denied)
+{
+    ngx_uint_t                 n;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
+    if (!ctx->charged) {
+        return;
+    }
+
+    ctx->charged = 0;
+
+    conf = ngx_http_get_module_loc_conf(ctx->request, ngx_convotic_module);
+    mcf = ngx_http_get_module_main_conf(ctx->request, ngx_convotic_module);
+
+    n = ngx_convotic_addresses_done(mcf->zone, ctx->address, denied);
+
+    if (denied && n == conf->auth_failures) {
+        ngx_log_error(NGX_LOG_NOTICE, ctx->request->connection->log, 0,
+                      "this address has tried %ui unknown keys within a "
+                      "minute, and may try no more in it", n);
+    }
+}
+
+
+/* who leaves before the verdict is taken to have had no valid key */
+
+void
+ngx_convotic_auth_leave(ngx_convotic_ctx_t *ctx)
+{
+    ngx_convotic_auth_settle(ctx, 1);
+}
+
+
 static ngx_int_t
 ngx_convotic_auth_ask(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     u_char                    *p;
+    ngx_int_t                  rc;
     ngx_str_t                  meta[2], record[2], ping[2];
     ngx_uint_t                 i;
     ngx_convotic_main_conf_t  *mcf;
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    rc = ngx_convotic_auth_charge(r, ctx);
+
+    if (rc != NGX_OK) {
+
+        /* who has waited may be of another address */
+
+        ngx_convotic_auth_end(mcf, ctx, NGX_CONVOTIC_FLIGHT_ENDED);
+        return rc;
+    }
 
     ngx_hex_dump(ctx->key_hash, ctx->key_digest, NGX_CONVOTIC_DIGEST_LEN);
 
@@ -349,6 +460,8 @@ ngx_convotic_auth_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
                                     ? NGX_CONVOTIC_FLIGHT_ERROR
                                     : NGX_CONVOTIC_FLIGHT_ENDED);
 
+    ngx_convotic_auth_settle(ctx, ctx->verdict == NGX_CONVOTIC_AUTH_DENIED);
+
     switch (ctx->verdict) {
 
     case NGX_CONVOTIC_AUTH_VALID:
@@ -434,13 +547,26 @@ ngx_convotic_auth_header(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 static ngx_uint_t
 ngx_convotic_auth_well_formed(ngx_str_t *key)
 {
-    size_t  i;
+    size_t    i;
+    uint64_t  w;
 
     if (key->len == 0 || key->len > NGX_CONVOTIC_AUTH_KEY_MAX) {
         return 0;
     }
 
-    for (i = 0; i < key->len; i++) {
+    /* eight at a time: a byte below '!' borrows, one above '~' carries */
+
+    for (i = 0; key->len - i >= sizeof(uint64_t); i += sizeof(uint64_t)) {
+        ngx_memcpy(&w, key->data + i, sizeof(uint64_t));
+
+        if (((w - 0x2121212121212121ULL) | (w + 0x0101010101010101ULL) | w)
+            & 0x8080808080808080ULL)
+        {
+            return 0;
+        }
+    }
+
+    for ( /* void */ ; i < key->len; i++) {
         if (key->data[i] <= ' ' || key->data[i] > '~') {
             return 0;
         }
@@ -802,7 +928,7 @@ ngx_convotic_auth_rate(ngx_convotic_ctx_t *ctx, ngx_str_t *value)
 
     n = ngx_convotic_auth_number(value);
 
-    if (n < 1 || n > NGX_CONVOTIC_AUTH_RATE_MAX) {
+    if (n < 1 || n > NGX_CONVOTIC_RATE_MAX) {
         return NGX_ERROR;
     }
 

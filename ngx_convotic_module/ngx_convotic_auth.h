@@ -20,5 +20,8 @@ ngx_int_t ngx_convotic_auth_start(ngx_http_request_t *r,
 ngx_int_t ngx_convotic_auth_done(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 
+/* the request ends */
+void ngx_convotic_auth_leave(ngx_convotic_ctx_t *ctx);
+
 
 #endif /* _NGX_CONVOTIC_AUTH_H_INCLUDED_ */

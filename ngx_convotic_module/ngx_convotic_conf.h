@@ -35,6 +35,17 @@
 #define NGX_CONVOTIC_ARGS_IGNORE     0
 #define NGX_CONVOTIC_ARGS_REJECT     1
 
+/* requests per minute that a record or a directive may grant */
+#define NGX_CONVOTIC_RATE_MAX        1000000000
+
+#define NGX_CONVOTIC_RATE_LOCAL      0
+#define NGX_CONVOTIC_RATE_OPEN       1
+#define NGX_CONVOTIC_RATE_CLOSED     2
+
+/* bits */
+#define NGX_CONVOTIC_RATE_DOCUMENTED  1
+#define NGX_CONVOTIC_RATE_DRAFT       2
+
 #define NGX_CONVOTIC_STATUS_JSON         0
 #define NGX_CONVOTIC_STATUS_PROMETHEUS   1
 
@@ -50,6 +61,7 @@ typedef struct ngx_convotic_local_s       ngx_convotic_local_t;
 typedef struct ngx_convotic_flight_s      ngx_convotic_flight_t;
 typedef struct ngx_convotic_flights_s     ngx_convotic_flights_t;
 typedef struct ngx_convotic_tracking_s    ngx_convotic_tracking_t;
+typedef struct ngx_convotic_limits_s      ngx_convotic_limits_t;
 
 typedef struct ngx_convotic_cache_name_s   ngx_convotic_cache_name_t;
 typedef struct ngx_convotic_fill_judged_s  ngx_convotic_fill_judged_t;
@@ -67,6 +79,7 @@ typedef struct {
     ngx_msec_t                    local_valid;
     ngx_convotic_flights_t       *flights;
     ngx_convotic_tracking_t      *tracking;
+    ngx_convotic_limits_t        *limits;
     ngx_convotic_cache_name_t    *names;     /* cache.c's */
     ngx_convotic_fill_judged_t   *judged;    /* fill.c's */
     ngx_array_t                   namespaces;    /* of ngx_str_t, defaults */
@@ -96,6 +109,15 @@ typedef struct {
     ngx_msec_t                    key_valid;
     ngx_msec_t                    key_invalid;
     ngx_msec_t                    key_stale;
+
+    ngx_uint_t                    auth_failures; /* a minute; 0: off */
+
+    ngx_uint_t                    rate;          /* a minute; 0: off */
+    ngx_str_t                     rate_text;
+    ngx_uint_t                    rate_fallback;
+    ngx_uint_t                    rate_share;    /* of "local"; 0: a quarter */
+    ngx_uint_t                    rate_headers;
+    ngx_flag_t                    rate_dry_run;
 
     ngx_flag_t                    cache;
     ngx_msec_t                    cache_valid;
@@ -221,6 +243,33 @@ typedef struct {
 } ngx_convotic_waiter_t;
 
 
+/* what a request that waited for a lease was woken with */
+
+typedef enum {
+    NGX_CONVOTIC_LIMIT_ADMITTED = 0,
+    NGX_CONVOTIC_LIMIT_OVER,
+    NGX_CONVOTIC_LIMIT_UNSURE        /* Redis did not answer */
+} ngx_convotic_limit_e;
+
+
+/* what is left to a key, as this node sees it, and until when */
+
+typedef struct {
+    ngx_uint_t                    remaining;
+    ngx_msec_t                    rest;      /* ms of the window */
+} ngx_convotic_allowance_t;
+
+
+typedef struct {
+    ngx_uint_t                    limit;     /* a minute; 0: none applies */
+    ngx_convotic_allowance_t      allowance;
+    ngx_queue_t                   queue;
+    ngx_convotic_limit_e          verdict;
+    unsigned                      waiting:1;     /* is in a queue */
+    unsigned                      told:1;        /* in headers */
+} ngx_convotic_rate_ctx_t;
+
+
 /* where the check of the cache is */
 
 typedef enum {
@@ -293,6 +342,8 @@ struct ngx_convotic_ctx_s {
     ngx_str_t                     key_id;
     ngx_str_t                     workspace;
 
+    ngx_convotic_rate_ctx_t       rate;
+
     ngx_str_t                     platform;      /* empty: all */
     ngx_uint_t                    limit;
     ngx_str_t                     limit_text;    /* without leading zeros */
@@ -310,6 +361,7 @@ struct ngx_convotic_ctx_s {
     ngx_str_t                     replacement;   /* of an error's body */
     unsigned                      hashed:1;      /* the digests are set */
     unsigned                      aged:1;        /* record is, and may serve */
+    unsigned                      charged:1;     /* address, for a look-up */
     unsigned                      unsure:1;      /* what body it will be */
     unsigned                      holding:1;     /* the header waits for it */
     unsigned                      replaced:1;    /* and it has been sent */
@@ -321,6 +373,7 @@ struct ngx_convotic_ctx_s {
     ngx_convotic_record_t         record;
     ngx_convotic_generation_t     known;
     u_char                        fetch[NGX_CONVOTIC_DIGEST_LEN];
+    u_char                        address[NGX_CONVOTIC_DIGEST_LEN];
 };
 
 

@@ -173,6 +173,29 @@ ngx_convotic_error_set(ngx_convotic_answer_t *answer, ngx_uint_t status)
 }
 
 
+void
+ngx_convotic_error_limited(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
+    ngx_msec_t rest)
+{
+    answer->retry_after = ngx_convotic_error_seconds(rest);
+
+    ngx_convotic_error_format(pool, answer, NGX_HTTP_TOO_MANY_REQUESTS,
+                              "Rate limit exceeded. Retry after %T seconds.",
+                              answer->retry_after);
+}
+
+
+time_t
+ngx_convotic_error_seconds(ngx_msec_t rest)
+{
+    time_t  seconds;
+
+    seconds = (rest + 999) / 1000;
+
+    return ngx_max(1, ngx_min(seconds, 60));
+}
+
+
 void ngx_cdecl
 ngx_convotic_error_format(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
     ngx_uint_t status, const char *fmt, ...)

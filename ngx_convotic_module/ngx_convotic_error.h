@@ -35,6 +35,14 @@ void ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
 void ngx_convotic_error_set(ngx_convotic_answer_t *answer, ngx_uint_t status);
 
 /*
+ * 429, for rest ms, and the whole seconds that clients are told for that: at
+ * least one, at most a minute
+ */
+void ngx_convotic_error_limited(ngx_pool_t *pool,
+    ngx_convotic_answer_t *answer, ngx_msec_t rest);
+time_t ngx_convotic_error_seconds(ngx_msec_t rest);
+
+/*
  * An answer with a text as of ngx_sprintf(), cut at 512 bytes, in the pool.
  * The text is ASCII.  Without memory, as ngx_convotic_error_set().
  */

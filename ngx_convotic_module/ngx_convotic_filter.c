@@ -15,6 +15,7 @@
 #include "ngx_convotic_json.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_error.h"
+#include "ngx_convotic_limit.h"
 #include "ngx_convotic_ctx.h"
 #include "ngx_convotic_fill.h"
 #include "ngx_convotic_filter.h"
@@ -313,6 +314,10 @@ ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     }
 
     ngx_convotic_filter_clean(r);
+
+    if (!ctx->rate.told && ngx_convotic_limit_headers(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
+    }
 
     /* a GET's body may be another one, which a HEAD does not show */
 

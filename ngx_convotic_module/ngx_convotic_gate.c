@@ -17,6 +17,7 @@
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_method.h"
 #include "ngx_convotic_auth.h"
+#include "ngx_convotic_limit.h"
 #include "ngx_convotic_params.h"
 #include "ngx_convotic_cache.h"
 #include "ngx_convotic_ctx.h"
@@ -52,12 +53,13 @@ static void ngx_convotic_gate_resume(ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_gate_cleanup(void *data);
 
 
-/* the first that does not pass answers; the rate's place is behind the key */
+/* the first that does not pass answers */
 
 static const ngx_convotic_gate_check_t  ngx_convotic_gate_checks[] = {
     { "method", ngx_convotic_method_start, NULL },
     { "body", ngx_convotic_method_body_start, NULL },
     { "key", ngx_convotic_auth_start, ngx_convotic_auth_done },
+    { "rate", ngx_convotic_limit_start, ngx_convotic_limit_done },
     { "parameters", ngx_convotic_params_start, NULL },
     { "cache", ngx_convotic_cache_start, ngx_convotic_cache_done },
     { NULL, NULL, NULL }
@@ -276,6 +278,8 @@ ngx_convotic_gate_cleanup(void *data)
     ngx_uint_t           i;
     ngx_convotic_ctx_t  *ctx = data;
 
+    ngx_convotic_auth_leave(ctx);
+
     for (i = 0; i < sizeof(ctx->slots) / sizeof(ctx->slots[0]); i++) {
 
         if (ctx->slots[i]) {
@@ -284,5 +288,6 @@ ngx_convotic_gate_cleanup(void *data)
         }
     }
 
+    ngx_convotic_limit_leave(ctx);
     ngx_convotic_cache_leave(ctx->request, ctx);
 }

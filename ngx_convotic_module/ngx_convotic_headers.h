@@ -1,8 +1,8 @@
 
 /*
- * A walk over a list of headers, of either direction.  Those that have been
- * removed (their hash is 0) are walked over too: it means so in headers_out,
- * not in headers_in.
+ * Lists of headers.  A walk, of either direction: those that have been removed
+ * (their hash is 0) are walked over too, for it means so in headers_out, not
+ * in headers_in.  And one more at the end, of a response.
  */
 
 
@@ -12,6 +12,7 @@
 
 #include <ngx_config.h>
 #include <ngx_core.h>
+#include <ngx_http.h>
 
 
 /* the list may grow meanwhile, and the header given last may be changed */
@@ -63,6 +64,35 @@ ngx_convotic_headers_is(ngx_table_elt_t *header, ngx_str_t *name)
     return header->key.len == name->len
            && ((header->key.data[0] ^ name->data[0]) & ~0x20) == 0
            && ngx_strncasecmp(header->key.data, name->data, name->len) == 0;
+}
+
+
+/* header: where it stands, may be NULL; NGX_ERROR: no memory */
+
+static ngx_inline ngx_int_t
+ngx_convotic_headers_push(ngx_http_request_t *r, ngx_str_t *name,
+    ngx_str_t *value, ngx_table_elt_t **header)
+{
+    ngx_table_elt_t  *h;
+
+    h = ngx_list_push(&r->headers_out.headers);
+    if (h == NULL) {
+        return NGX_ERROR;
+    }
+
+    h->hash = 1;
+    h->key = *name;
+    h->value = *value;
+    h->lowcase_key = NULL;
+#if (nginx_version >= 1023000)
+    h->next = NULL;
+#endif
+
+    if (header) {
+        *header = h;
+    }
+
+    return NGX_OK;
 }
 
 

@@ -56,6 +56,7 @@ typedef struct {
 } ngx_convotic_json_arena_t;
 
 
+static json_t *ngx_convotic_json_load(ngx_str_t *body);
 static const char *ngx_convotic_json_judge_value(json_t *root,
     ngx_int_t *limit);
 static ngx_int_t ngx_convotic_json_copy(ngx_pool_t *pool, json_t *string,
@@ -80,16 +81,14 @@ static void  *ngx_convotic_json_kept[NGX_CONVOTIC_JSON_CHUNK / sizeof(void *)];
 const char *
 ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit)
 {
-    json_t       *root;
-    const char   *err;
-    json_error_t  unused;
+    json_t      *root;
+    const char  *err;
 
     *limit = -1;
 
     ngx_convotic_json_arena_start();
 
-    root = json_loadb((char *) body->data, body->len,
-                      NGX_CONVOTIC_JSON_FLAGS, &unused);
+    root = ngx_convotic_json_load(body);
 
     err = root ? ngx_convotic_json_judge_value(root, limit)
                : "it is not JSON";
@@ -97,6 +96,22 @@ ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit)
     ngx_convotic_json_arena_done();
 
     return err;
+}
+
+
+/* jansson overlooks a NUL behind a number or a word, and JSON has none */
+
+static json_t *
+ngx_convotic_json_load(ngx_str_t *body)
+{
+    json_error_t  unused;
+
+    if (memchr(body->data, '\0', body->len)) {
+        return NULL;
+    }
+
+    return json_loadb((char *) body->data, body->len,
+                      NGX_CONVOTIC_JSON_FLAGS, &unused);
 }
 
 
@@ -138,14 +153,12 @@ ngx_int_t
 ngx_convotic_json_judge_error(ngx_pool_t *pool, ngx_str_t *body,
     ngx_str_t *code, ngx_str_t *message)
 {
-    json_t       *root, *error, *c, *m;
-    ngx_int_t     rc;
-    json_error_t  unused;
+    json_t     *root, *error, *c, *m;
+    ngx_int_t   rc;
 
     ngx_convotic_json_arena_start();
 
-    root = json_loadb((char *) body->data, body->len,
-                      NGX_CONVOTIC_JSON_FLAGS, &unused);
+    root = ngx_convotic_json_load(body);
 
     error = json_object_get(root, "error");
     c = json_object_get(error, "code");

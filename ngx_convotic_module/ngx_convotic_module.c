@@ -16,7 +16,10 @@
 #include "ngx_convotic_tracking.h"
 #include "ngx_convotic_body.h"
 #include "ngx_convotic_local.h"
+#include "ngx_convotic_leases.h"
+#include "ngx_convotic_addresses.h"
 #include "ngx_convotic_flight.h"
+#include "ngx_convotic_limit.h"
 #include "ngx_convotic_cache.h"
 #include "ngx_convotic_fill.h"
 #include "ngx_convotic_filter.h"
@@ -67,6 +70,10 @@ static char *ngx_convotic_names(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
+static char *ngx_convotic_per_minute(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
+static char *ngx_convotic_rate_fallback(ngx_conf_t *cf, ngx_command_t *cmd,
+    void *conf);
 static char *ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd,
     void *conf);
 static char *ngx_convotic_cache_max_size(ngx_conf_t *cf,
@@ -81,7 +88,7 @@ static char *ngx_convotic_merge_names(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *prev, ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_merge_platforms_error(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
-static char *ngx_convotic_merge_limit(ngx_conf_t *cf,
+static char *ngx_convotic_merge_texts(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
 static char *ngx_convotic_merge_enabled(ngx_conf_t *cf,
     ngx_convotic_loc_conf_t *conf);
@@ -110,6 +117,15 @@ static ngx_conf_enum_t  ngx_convotic_error_statuses[] = {
 static ngx_conf_enum_t  ngx_convotic_unknown_args[] = {
     { ngx_string("ignore"), NGX_CONVOTIC_ARGS_IGNORE },
     { ngx_string("reject"), NGX_CONVOTIC_ARGS_REJECT },
+    { ngx_null_string, 0 }
+};
+
+
+static ngx_conf_enum_t  ngx_convotic_rate_headers[] = {
+    { ngx_string("documented"), NGX_CONVOTIC_RATE_DOCUMENTED },
+    { ngx_string("draft"), NGX_CONVOTIC_RATE_DRAFT },
+    { ngx_string("both"),
+      NGX_CONVOTIC_RATE_DOCUMENTED|NGX_CONVOTIC_RATE_DRAFT },
     { ngx_null_string, 0 }
 };
 
@@ -223,6 +239,41 @@ static ngx_command_t  ngx_convotic_commands[] = {
       ngx_convotic_time,
       NGX_HTTP_LOC_CONF_OFFSET,
       offsetof(ngx_convotic_loc_conf_t, key_stale),
+      NULL },
+
+    { ngx_string("convotic_auth_failures"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_per_minute,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, auth_failures),
+      NULL },
+
+    { ngx_string("convotic_rate"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_per_minute,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, rate),
+      NULL },
+
+    { ngx_string("convotic_rate_fallback"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_rate_fallback,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      0,
+      NULL },
+
+    { ngx_string("convotic_rate_headers"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_TAKE1,
+      ngx_convotic_enum,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, rate_headers),
+      &ngx_convotic_rate_headers },
+
+    { ngx_string("convotic_rate_dry_run"),
+      NGX_CONVOTIC_ANY_CONF|NGX_CONF_FLAG,
+      ngx_conf_set_flag_slot,
+      NGX_HTTP_LOC_CONF_OFFSET,
+      offsetof(ngx_convotic_loc_conf_t, rate_dry_run),
       NULL },
 
     { ngx_string("convotic_cache"),
@@ -351,12 +402,12 @@ ngx_convotic_invalid(ngx_conf_t *cf, ngx_command_t *cmd, ngx_str_t *value,
 }
 
 
-/* cmd->post: a table of two names */
+/* cmd->post: a table of names */
 
 static char *
 ngx_convotic_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
-    u_char            text[128];
+    u_char           *p, text[128];
     ngx_str_t        *value;
     ngx_uint_t       *np, i;
     ngx_conf_enum_t  *e;
@@ -379,8 +430,14 @@ ngx_convotic_enum(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
         }
     }
 
-    (void) ngx_slprintf(text, text + sizeof(text), "\"%V\" or \"%V\"%Z",
-                        &e[0].name, &e[1].name);
+    p = text;
+
+    for (i = 0; e[i].name.len; i++) {
+        p = ngx_slprintf(p, text + sizeof(text), "%s\"%V\"",
+                         i ? " or " : "", &e[i].name);
+    }
+
+    (void) ngx_slprintf(p, text + sizeof(text), "%Z");
 
     return ngx_convotic_invalid(cf, cmd, &value[1], (char *) text);
 }
@@ -881,6 +938,91 @@ ngx_convotic_limit(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 }
 
 
+/* convotic_rate, convotic_auth_failures: 0 is off */
+
+static char *
+ngx_convotic_per_minute(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_int_t    n;
+    ngx_str_t   *value;
+    ngx_uint_t  *np;
+
+    np = (ngx_uint_t *) ((char *) conf + cmd->offset);
+
+    if (*np != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    if (ngx_strcmp(value[1].data, "off") == 0) {
+        *np = 0;
+        return NGX_CONF_OK;
+    }
+
+    n = ngx_atoi(value[1].data, value[1].len);
+
+    if (n < 1 || n > NGX_CONVOTIC_RATE_MAX) {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "a number from 1 to 1000000000, or "
+                                    "\"off\"");
+    }
+
+    *np = n;
+
+    return NGX_CONF_OK;
+}
+
+
+static char *
+ngx_convotic_rate_fallback(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
+{
+    ngx_int_t                 n;
+    ngx_str_t                *value;
+    ngx_convotic_loc_conf_t  *clcf = conf;
+
+    if (clcf->rate_fallback != NGX_CONF_UNSET_UINT) {
+        return "is duplicate";
+    }
+
+    value = cf->args->elts;
+
+    clcf->rate_share = 0;
+
+    if (ngx_strcmp(value[1].data, "open") == 0) {
+        clcf->rate_fallback = NGX_CONVOTIC_RATE_OPEN;
+        return NGX_CONF_OK;
+    }
+
+    if (ngx_strcmp(value[1].data, "closed") == 0) {
+        clcf->rate_fallback = NGX_CONVOTIC_RATE_CLOSED;
+        return NGX_CONF_OK;
+    }
+
+    n = NGX_ERROR;
+
+    if (ngx_strcmp(value[1].data, "local") == 0) {
+        n = 0;
+
+    } else if (ngx_strncmp(value[1].data, "local=", 6) == 0) {
+        n = ngx_atoi(value[1].data + 6, value[1].len - 6);
+        n = (n == 0) ? NGX_ERROR : n;
+    }
+
+    if (n == NGX_ERROR || n > NGX_CONVOTIC_RATE_MAX) {
+        return ngx_convotic_invalid(cf, cmd, &value[1],
+                                    "\"local\", \"local=\" with a number "
+                                    "from 1 to 1000000000, \"open\" or "
+                                    "\"closed\"");
+    }
+
+    clcf->rate_fallback = NGX_CONVOTIC_RATE_LOCAL;
+    clcf->rate_share = n;
+
+    return NGX_CONF_OK;
+}
+
+
 static char *
 ngx_convotic_cache_namespace(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 {
@@ -1032,6 +1174,12 @@ ngx_convotic_create_loc_conf(ngx_conf_t *cf)
     conf->key_valid = NGX_CONF_UNSET_MSEC;
     conf->key_invalid = NGX_CONF_UNSET_MSEC;
     conf->key_stale = NGX_CONF_UNSET_MSEC;
+    conf->auth_failures = NGX_CONF_UNSET_UINT;
+    conf->rate = NGX_CONF_UNSET_UINT;
+    conf->rate_fallback = NGX_CONF_UNSET_UINT;
+    conf->rate_share = NGX_CONF_UNSET_UINT;
+    conf->rate_headers = NGX_CONF_UNSET_UINT;
+    conf->rate_dry_run = NGX_CONF_UNSET;
     conf->cache = NGX_CONF_UNSET;
     conf->cache_valid = NGX_CONF_UNSET_MSEC;
     conf->cache_stale = NGX_CONF_UNSET_MSEC;
@@ -1071,6 +1219,14 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
     ngx_conf_merge_msec_value(conf->key_valid, prev->key_valid, 10000);
     ngx_conf_merge_msec_value(conf->key_invalid, prev->key_invalid, 1000);
     ngx_conf_merge_msec_value(conf->key_stale, prev->key_stale, 60000);
+    ngx_conf_merge_uint_value(conf->auth_failures, prev->auth_failures, 0);
+    ngx_conf_merge_uint_value(conf->rate, prev->rate, 1000);
+    ngx_conf_merge_uint_value(conf->rate_fallback, prev->rate_fallback,
+                              NGX_CONVOTIC_RATE_LOCAL);
+    ngx_conf_merge_uint_value(conf->rate_share, prev->rate_share, 0);
+    ngx_conf_merge_uint_value(conf->rate_headers, prev->rate_headers,
+                              NGX_CONVOTIC_RATE_DOCUMENTED);
+    ngx_conf_merge_value(conf->rate_dry_run, prev->rate_dry_run, 0);
     ngx_conf_merge_value(conf->cache, prev->cache, 1);
     ngx_conf_merge_msec_value(conf->cache_valid, prev->cache_valid, 30000);
     ngx_conf_merge_msec_value(conf->cache_stale, prev->cache_stale, 300000);
@@ -1103,7 +1259,7 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
         return NGX_CONF_ERROR;
     }
 
-    if (ngx_convotic_merge_limit(cf, conf) != NGX_CONF_OK) {
+    if (ngx_convotic_merge_texts(cf, conf) != NGX_CONF_OK) {
         return NGX_CONF_ERROR;
     }
 
@@ -1112,16 +1268,20 @@ ngx_convotic_merge_loc_conf(ngx_conf_t *cf, void *parent, void *child)
 
 
 static char *
-ngx_convotic_merge_limit(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
+ngx_convotic_merge_texts(ngx_conf_t *cf, ngx_convotic_loc_conf_t *conf)
 {
     u_char  *p;
 
     p = ngx_pnalloc(cf->pool,
                     sizeof("Parameter 'limit' must be between 1 and ")
-                    + 2 * NGX_INT_T_LEN);
+                    + 3 * NGX_INT_T_LEN);
     if (p == NULL) {
         return NGX_CONF_ERROR;
     }
+
+    conf->rate_text.data = p;
+    p = ngx_sprintf(p, "%ui", conf->rate);
+    conf->rate_text.len = p - conf->rate_text.data;
 
     conf->limit_text.data = p;
     p = ngx_sprintf(p, "%ui", conf->limit_default);
@@ -1509,6 +1669,8 @@ ngx_convotic_init_zone(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
 
     ngx_convotic_records_values(&values);
     values.flights = ngx_convotic_flight_value();
+    values.leases = ngx_convotic_leases_value();
+    values.addresses = ngx_convotic_addresses_value();
 
     mcf->zone = ngx_convotic_zone_create(cf, mcf->zone_size, &values);
 
@@ -1567,7 +1729,10 @@ ngx_convotic_init_redis(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
     mcf->gzip = ngx_convotic_gzip_create(cf->pool);
     mcf->tracking = ngx_convotic_tracking_create(cf, mcf);
 
+    mcf->limits = ngx_convotic_limit_create(cf, mcf);
+
     if (mcf->flights == NULL || mcf->gzip == NULL || mcf->tracking == NULL
+        || mcf->limits == NULL
         || ngx_convotic_cache_init(cf, mcf) != NGX_OK
         || ngx_convotic_fill_init(cf, mcf) != NGX_OK)
     {
@@ -1610,6 +1775,7 @@ ngx_convotic_init_process(ngx_cycle_t *cycle)
     }
 
     ngx_convotic_flight_start(mcf->flights, cycle);
+    ngx_convotic_limit_start_worker(mcf->limits, cycle);
     ngx_convotic_tracking_start(mcf->tracking, cycle);
 
     return NGX_OK;

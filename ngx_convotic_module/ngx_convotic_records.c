@@ -21,7 +21,10 @@
 
 
 /* a stamp of the holder's that is older says nothing */
-#define NGX_CONVOTIC_RECORDS_STAMP  2000    /* ms */
+#define NGX_CONVOTIC_RECORDS_STAMP    2000     /* ms */
+
+/* how long a refusal stands where it is not worth another look-up */
+#define NGX_CONVOTIC_RECORDS_REFUSED  60000    /* ms */
 
 
 /* the beginning of every value */
@@ -162,6 +165,32 @@ ngx_convotic_records_key_store(ngx_convotic_zone_t *zone,
     ngx_convotic_records_store(zone, &zone->tables->refusals,
                                &zone->tables->keys, digest, mark, run_id,
                                &refusal);
+}
+
+
+ngx_uint_t
+ngx_convotic_records_key_known(ngx_convotic_zone_t *zone,
+    const u_char *digest)
+{
+    ngx_convotic_records_key_t  key;
+
+    return ngx_convotic_table_read(&zone->tables->keys, zone->scope, digest,
+                                   &key)
+           == NGX_OK;
+}
+
+
+ngx_uint_t
+ngx_convotic_records_key_refused(ngx_convotic_zone_t *zone,
+    const u_char *digest)
+{
+    ngx_convotic_records_head_t  refusal;
+
+    return ngx_convotic_table_read(&zone->tables->refusals, zone->scope,
+                                   digest, &refusal)
+           == NGX_OK
+           && ngx_convotic_records_fresh(zone, &refusal,
+                                         NGX_CONVOTIC_RECORDS_REFUSED);
 }
 
 

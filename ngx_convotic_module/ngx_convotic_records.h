@@ -50,6 +50,14 @@ void ngx_convotic_records_key_store(ngx_convotic_zone_t *zone,
     const u_char *digest, ngx_convotic_mark_t *mark, ngx_str_t *run_id,
     ngx_convotic_record_t *record);
 
+/* whether it was valid not long ago, whatever may be believed of it now */
+ngx_uint_t ngx_convotic_records_key_known(ngx_convotic_zone_t *zone,
+    const u_char *digest);
+
+/* whether it was refused within a minute, and nothing has changed since */
+ngx_uint_t ngx_convotic_records_key_refused(ngx_convotic_zone_t *zone,
+    const u_char *digest);
+
 /* digest: of the workspace's name */
 ngx_convotic_records_e ngx_convotic_records_generation_lookup(
     ngx_convotic_zone_t *zone, const u_char *digest,

@@ -116,6 +116,7 @@ struct ngx_convotic_redis_s {
 
     ngx_log_t                       log;
     ngx_pool_t                     *pool;        /* of the connection */
+    u_char                          said[NGX_CONVOTIC_REDIS_CODE_LEN];
     u_char                          error[NGX_CONVOTIC_REDIS_CODE_LEN];
     time_t                          error_time;
 };
@@ -177,6 +178,7 @@ static ngx_uint_t ngx_convotic_redis_repeats(ngx_str_t *text,
     ngx_str_t *password);
 static void ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply);
+static void ngx_convotic_redis_code(ngx_str_t *text, u_char *code);
 static void ngx_convotic_redis_log_code(ngx_convotic_redis_t *redis,
     const char *code, const char *text, ngx_uint_t level);
 static void ngx_convotic_redis_count(ngx_convotic_redis_t *redis,
@@ -415,7 +417,7 @@ ngx_uint_t
 ngx_convotic_redis_said(ngx_convotic_redis_t *redis, const char *code)
 {
     return redis->state == NGX_CONVOTIC_REDIS_READY
-           && ngx_strcmp(redis->error, code) == 0;
+           && ngx_strcmp(redis->said, code) == 0;
 }
 
 
@@ -1220,8 +1222,15 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
     readonly = 0;
 
     if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
-        ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_ERRORS);
-        ngx_convotic_redis_log_reply(redis, reply);
+
+        ngx_convotic_redis_code(&reply->str, redis->said);
+
+        /* it is no error of the server's to have been restarted */
+
+        if (ngx_strcmp(redis->said, "NOSCRIPT") != 0) {
+            ngx_convotic_redis_count(redis, NGX_CONVOTIC_COUNT_KEYS_ERRORS);
+            ngx_convotic_redis_log_reply(redis, reply);
+        }
 
         /* a failover: the master is elsewhere, or will be here */
 
@@ -1232,6 +1241,8 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
     if (slot->handler) {
         slot->handler(slot->data, reply);
     }
+
+    redis->said[0] = '\0';
 
     if (readonly && redis->state == NGX_CONVOTIC_REDIS_READY) {
         ngx_convotic_redis_fail(redis, "it is not a master");
@@ -1622,8 +1633,9 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply)
 {
     u_char      code[NGX_CONVOTIC_REDIS_CODE_LEN];
+    size_t      i;
     ngx_str_t   text;
-    ngx_uint_t  i, level;
+    ngx_uint_t  level;
 
     level = (redis->conf.role == NGX_CONVOTIC_REDIS_TRACKING) ? NGX_LOG_NOTICE
                                                               : NGX_LOG_ERR;
@@ -1657,20 +1669,28 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
         return;
     }
 
-    /* an error of Redis's begins with a word that tells its kind */
+    ngx_convotic_redis_code(&text, code);
+    ngx_convotic_redis_log_code(redis, (char *) code, (char *) text.data,
+                                level);
+}
 
-    for (i = 0; i < text.len && i < sizeof(code) - 1; i++) {
-        if (text.data[i] == ' ') {
+
+/* an error of Redis's begins with a word that tells its kind */
+
+static void
+ngx_convotic_redis_code(ngx_str_t *text, u_char *code)
+{
+    size_t  i;
+
+    for (i = 0; i < text->len && i < NGX_CONVOTIC_REDIS_CODE_LEN - 1; i++) {
+        if (text->data[i] == ' ') {
             break;
         }
 
-        code[i] = text.data[i];
+        code[i] = text->data[i];
     }
 
     code[i] = '\0';
-
-    ngx_convotic_redis_log_code(redis, (char *) code, (char *) text.data,
-                                level);
 }
 
 

@@ -12,6 +12,7 @@
 #include <ngx_core.h>
 #include <hiredis/hiredis.h>
 
+#include "ngx_convotic_digits.h"
 #include "ngx_convotic_resp.h"
 
 
@@ -236,17 +237,8 @@ ngx_convotic_resp_encode(u_char *p, ngx_uint_t argc, ngx_str_t *argv)
 static u_char *
 ngx_convotic_resp_number(u_char *p, u_char type, size_t n)
 {
-    u_char  digits[NGX_SIZE_T_LEN], *d;
-
-    d = digits + NGX_SIZE_T_LEN;
-
-    do {
-        *--d = (u_char) (n % 10 + '0');
-        n /= 10;
-    } while (n);
-
     *p++ = type;
-    p = ngx_cpymem(p, d, digits + NGX_SIZE_T_LEN - d);
+    p = ngx_convotic_digits(p, n);
     *p++ = CR;
     *p++ = LF;
 

@@ -10,11 +10,13 @@
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_json.h"
 #include "ngx_convotic_gzip.h"
+#include "ngx_convotic_digits.h"
 #include "ngx_convotic_headers.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_body.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_method.h"
+#include "ngx_convotic_limit.h"
 #include "ngx_convotic_ctx.h"
 #include "ngx_convotic_send.h"
 
@@ -51,11 +53,8 @@ static ngx_int_t ngx_convotic_send_body(ngx_http_request_t *r,
     ngx_str_t *body);
 static ngx_uint_t ngx_convotic_send_precondition(ngx_http_request_t *r,
     ngx_str_t *etag);
-static ngx_int_t ngx_convotic_send_push(ngx_http_request_t *r,
-    ngx_str_t *name, ngx_str_t *value, ngx_table_elt_t **header);
 static ngx_int_t ngx_convotic_send_add_number(ngx_http_request_t *r,
-    const char *name, time_t n);
-static u_char *ngx_convotic_send_number(u_char *p, time_t n);
+    ngx_str_t *name, time_t n);
 
 
 void
@@ -229,7 +228,11 @@ ngx_convotic_send_clear(ngx_http_request_t *r)
         ngx_string("Sunset"),
         ngx_string("Deprecation"),
         ngx_string("Link"),
-        ngx_string("Cache-Status")
+        ngx_string("Cache-Status"),
+        ngx_string("X-RateLimit-Limit"),
+        ngx_string("X-RateLimit-Remaining"),
+        ngx_string("RateLimit-Policy"),
+        ngx_string("RateLimit")
     };
 
     ngx_http_clear_etag(r);
@@ -256,6 +259,8 @@ ngx_convotic_send_error(ngx_http_request_t *r, ngx_convotic_answer_t *answer,
 {
     ngx_convotic_loc_conf_t  *conf;
 
+    static ngx_str_t  retry = ngx_string("Retry-After");
+
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
 
     answer->status = ngx_convotic_error_status(conf, answer->status,
@@ -269,7 +274,7 @@ ngx_convotic_send_error(ngx_http_request_t *r, ngx_convotic_answer_t *answer,
 #endif
 
     if (answer->retry_after
-        && ngx_convotic_send_add_number(r, "Retry-After", answer->retry_after)
+        && ngx_convotic_send_add_number(r, &retry, answer->retry_after)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -288,6 +293,7 @@ ngx_convotic_send_success_headers(ngx_http_request_t *r,
     ngx_convotic_body_t    *copy;
 
     static ngx_str_t  etag = ngx_string("ETag");
+    static ngx_str_t  age = ngx_string("Age");
     static ngx_str_t  control = ngx_string("Cache-Control");
     static ngx_str_t  private = ngx_string("private, no-cache");
     static ngx_str_t  vary = ngx_string("Vary");
@@ -302,20 +308,20 @@ ngx_convotic_send_success_headers(ngx_http_request_t *r,
 
     copy = answer->copy;
 
-    if (ngx_convotic_send_push(r, &etag, form->etag, &r->headers_out.etag)
+    if (ngx_convotic_headers_push(r, &etag, form->etag, &r->headers_out.etag)
         != NGX_OK
-        || ngx_convotic_send_add_number(r, "Age",
+        || ngx_convotic_send_add_number(r, &age,
                                         ngx_convotic_body_age(copy) / 1000)
            != NGX_OK
-        || ngx_convotic_send_push(r, &control, &private, NULL) != NGX_OK
-        || ngx_convotic_send_push(r, &vary, &by, NULL) != NGX_OK)
+        || ngx_convotic_headers_push(r, &control, &private, NULL) != NGX_OK
+        || ngx_convotic_headers_push(r, &vary, &by, NULL) != NGX_OK)
     {
         return NGX_ERROR;
     }
 
     if (form->encoded
-        && ngx_convotic_send_push(r, &encoding, &gzip,
-                                  &r->headers_out.content_encoding)
+        && ngx_convotic_headers_push(r, &encoding, &gzip,
+                                     &r->headers_out.content_encoding)
            != NGX_OK)
     {
         return NGX_ERROR;
@@ -323,8 +329,8 @@ ngx_convotic_send_success_headers(ngx_http_request_t *r,
 
     for (i = 0; i < copy->nheaders; i++) {
 
-        if (ngx_convotic_send_push(r, &copy->headers[i].name,
-                                   &copy->headers[i].value, NULL)
+        if (ngx_convotic_headers_push(r, &copy->headers[i].name,
+                                      &copy->headers[i].value, NULL)
             != NGX_OK)
         {
             return NGX_ERROR;
@@ -346,13 +352,17 @@ ngx_convotic_send_headers(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
         for (i = 0; i < ctx->answer.headers->nelts; i++) {
 
-            if (ngx_convotic_send_push(r, &header[i].name, &header[i].value,
-                                       NULL)
+            if (ngx_convotic_headers_push(r, &header[i].name,
+                                          &header[i].value, NULL)
                 != NGX_OK)
             {
                 return NGX_ERROR;
             }
         }
+    }
+
+    if (ngx_convotic_limit_headers(r, ctx) != NGX_OK) {
+        return NGX_ERROR;
     }
 
     return ngx_convotic_send_cache_status(r, ctx);
@@ -376,7 +386,7 @@ ngx_convotic_send_cache_status(ngx_http_request_t *r,
     cache = &ctx->cache;
 
     if (cache->status == NGX_CONVOTIC_CACHE_NONE) {
-        return ngx_convotic_send_push(r, &name, &refused, NULL);
+        return ngx_convotic_headers_push(r, &name, &refused, NULL);
     }
 
     fwd = NULL;
@@ -397,7 +407,7 @@ ngx_convotic_send_cache_status(ngx_http_request_t *r,
     case NGX_CONVOTIC_CACHE_LOCAL:
     case NGX_CONVOTIC_CACHE_HIT:
         p = ngx_cpymem(p, "; hit; ttl=", sizeof("; hit; ttl=") - 1);
-        p = ngx_convotic_send_number(p, cache->ttl);
+        p = ngx_convotic_digits(p, cache->ttl);
 
         if (cache->status == NGX_CONVOTIC_CACHE_LOCAL) {
             p = ngx_cpymem(p, "; detail=local", sizeof("; detail=local") - 1);
@@ -460,7 +470,7 @@ ngx_convotic_send_cache_status(ngx_http_request_t *r,
 
     value.len = p - value.data;
 
-    return ngx_convotic_send_push(r, &name, &value, NULL);
+    return ngx_convotic_headers_push(r, &name, &value, NULL);
 }
 
 
@@ -584,65 +594,20 @@ ngx_convotic_send_precondition(ngx_http_request_t *r, ngx_str_t *etag)
 
 
 static ngx_int_t
-ngx_convotic_send_push(ngx_http_request_t *r, ngx_str_t *name,
-    ngx_str_t *value, ngx_table_elt_t **header)
+ngx_convotic_send_add_number(ngx_http_request_t *r, ngx_str_t *name, time_t n)
 {
-    ngx_table_elt_t  *h;
+    u_char     *last;
+    ngx_str_t   value;
 
-    h = ngx_list_push(&r->headers_out.headers);
-    if (h == NULL) {
+    last = ngx_pnalloc(r->pool, NGX_CONVOTIC_DIGITS_MAX);
+    if (last == NULL) {
         return NGX_ERROR;
     }
 
-    h->hash = 1;
-    h->key = *name;
-    h->value = *value;
-    h->lowcase_key = NULL;
-#if (nginx_version >= 1023000)
-    h->next = NULL;
-#endif
+    last += NGX_CONVOTIC_DIGITS_MAX;
 
-    if (header) {
-        *header = h;
-    }
+    value.data = ngx_convotic_digits_before(last, n);
+    value.len = last - value.data;
 
-    return NGX_OK;
-}
-
-
-static ngx_int_t
-ngx_convotic_send_add_number(ngx_http_request_t *r, const char *name,
-    time_t n)
-{
-    ngx_str_t  key, value;
-
-    key.data = (u_char *) name;
-    key.len = ngx_strlen(name);
-
-    value.data = ngx_pnalloc(r->pool, NGX_TIME_T_LEN);
-    if (value.data == NULL) {
-        return NGX_ERROR;
-    }
-
-    value.len = ngx_convotic_send_number(value.data, n) - value.data;
-
-    return ngx_convotic_send_push(r, &key, &value, NULL);
-}
-
-
-/* n is not negative; ngx_sprintf() takes ten times as long */
-
-static u_char *
-ngx_convotic_send_number(u_char *p, time_t n)
-{
-    u_char  digits[NGX_TIME_T_LEN], *d;
-
-    d = digits + NGX_TIME_T_LEN;
-
-    do {
-        *--d = (u_char) (n % 10 + '0');
-        n /= 10;
-    } while (n);
-
-    return ngx_cpymem(p, d, digits + NGX_TIME_T_LEN - d);
+    return ngx_convotic_headers_push(r, name, &value, NULL);
 }

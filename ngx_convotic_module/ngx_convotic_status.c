@@ -138,6 +138,29 @@ static const ngx_convotic_status_row_t  ngx_convotic_status_malformed[] = {
 };
 
 
+static const ngx_convotic_status_row_t  ngx_convotic_status_rates[] = {
+    { NGX_CONVOTIC_COUNT_RATE_REFUSED, "refused", NULL },
+    { NGX_CONVOTIC_COUNT_RATE_DRY_RUN, "dry_run", NULL },
+    { NGX_CONVOTIC_COUNT_RATE_UNVERIFIED, "unverified", NULL },
+    { NGX_CONVOTIC_COUNT_RATE_UNSURE, "unsure", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_leases[] = {
+    { NGX_CONVOTIC_COUNT_LEASE_GRANTED, "granted", NULL },
+    { NGX_CONVOTIC_COUNT_LEASE_EMPTY, "empty", NULL },
+    { NGX_CONVOTIC_COUNT_LEASE_FAILED, "failed", NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
+static const ngx_convotic_status_row_t  ngx_convotic_status_addresses[] = {
+    { NGX_CONVOTIC_COUNT_ADDRESS_REFUSED, NULL, NULL },
+    NGX_CONVOTIC_STATUS_END
+};
+
+
 static const ngx_convotic_status_row_t  ngx_convotic_status_fills[] = {
     { NGX_CONVOTIC_COUNT_FILL_STORED, "stored", NULL },
     { NGX_CONVOTIC_COUNT_FILL_PASSED, "passed", NULL },
@@ -263,6 +286,15 @@ static const ngx_convotic_status_family_t  ngx_convotic_status_families[] = {
     { "convotic_malformed_records_total",
       "Key records that were refused because a field is malformed.",
       NULL, ngx_convotic_status_malformed },
+    { "convotic_rate_total",
+      "Requests that the rate did not simply admit.",
+      "result", ngx_convotic_status_rates },
+    { "convotic_rate_leases_total",
+      "Questions to Redis for a part of a key's rate, by the answer.",
+      "result", ngx_convotic_status_leases },
+    { "convotic_auth_limited_total",
+      "Requests refused because their address tried too many unknown keys.",
+      NULL, ngx_convotic_status_addresses },
     { "convotic_fills_total",
       "Requests to the upstream, by their end.",
       "result", ngx_convotic_status_fills },
@@ -361,7 +393,11 @@ static const ngx_convotic_status_gauge_t  ngx_convotic_status_gauges[] = {
     { name, NULL, type, "table", "lookups", read,                             \
       offsetof(ngx_convotic_tables_t, lookups) },                             \
     { name, NULL, type, "table", "fetches", read,                             \
-      offsetof(ngx_convotic_tables_t, fetches) }
+      offsetof(ngx_convotic_tables_t, fetches) },                             \
+    { name, NULL, type, "table", "leases", read,                              \
+      offsetof(ngx_convotic_tables_t, leases) },                              \
+    { name, NULL, type, "table", "addresses", read,                           \
+      offsetof(ngx_convotic_tables_t, addresses) }
 
     NGX_CONVOTIC_STATUS_TABLES("convotic_zone_entries",
                                "Entries of the zone's tables in use.",

@@ -42,6 +42,10 @@ typedef struct {
 #define ngx_convotic_table_value(e)                                           \
     ((u_char *) (e) + sizeof(ngx_convotic_table_entry_t))
 
+#define ngx_convotic_table_entry(place)                                       \
+    ((ngx_convotic_table_entry_t *)                                           \
+        ((u_char *) (place) - sizeof(ngx_convotic_table_entry_t)))
+
 #define ngx_convotic_table_next(table, e)                                     \
     ((ngx_convotic_table_entry_t *) ((u_char *) (e) + (table)->size))
 
@@ -91,6 +95,16 @@ ngx_int_t
 ngx_convotic_table_read(ngx_convotic_table_t *table, uint64_t scope,
     const u_char *name, void *value)
 {
+    void  *place;
+
+    return ngx_convotic_table_find(table, scope, name, value, &place);
+}
+
+
+ngx_int_t
+ngx_convotic_table_find(ngx_convotic_table_t *table, uint64_t scope,
+    const u_char *name, void *value, void **place)
+{
     ngx_uint_t                   way, tries;
     ngx_atomic_uint_t            sequence, touched, now;
     ngx_convotic_table_entry_t  *e;
@@ -132,6 +146,8 @@ ngx_convotic_table_read(ngx_convotic_table_t *table, uint64_t scope,
                 (void) ngx_atomic_cmp_set(&e->touched, touched, now);
             }
 
+            *place = ngx_convotic_table_value(e);
+
             return NGX_OK;
         }
 
@@ -146,26 +162,74 @@ void
 ngx_convotic_table_write_locked(ngx_convotic_table_t *table, uint64_t scope,
     const u_char *name, const void *value)
 {
-    ngx_atomic_uint_t            sequence;
+    void  *place;
+
+    place = ngx_convotic_table_place_locked(table, scope, name);
+
+    if (place) {
+        ngx_convotic_table_open_locked(place);
+
+    } else {
+        place = ngx_convotic_table_create_locked(table, scope, name);
+    }
+
+    ngx_memcpy(place, value, table->value);
+
+    ngx_convotic_table_close_locked(place);
+}
+
+
+void *
+ngx_convotic_table_place_locked(ngx_convotic_table_t *table, uint64_t scope,
+    const u_char *name)
+{
     ngx_convotic_table_entry_t  *e;
 
     e = ngx_convotic_table_find_locked(table, scope, name);
 
-    if (e == NULL) {
-        e = ngx_convotic_table_oldest_locked(table, name);
-    }
+    return e ? ngx_convotic_table_value(e) : NULL;
+}
 
-    sequence = e->sequence | 1;
 
-    ngx_convotic_table_store(&e->sequence, sequence);
+void *
+ngx_convotic_table_create_locked(ngx_convotic_table_t *table, uint64_t scope,
+    const u_char *name)
+{
+    ngx_convotic_table_entry_t  *e;
+
+    e = ngx_convotic_table_oldest_locked(table, name);
+
+    ngx_convotic_table_open_locked(ngx_convotic_table_value(e));
+
+    e->scope = scope;
+    ngx_memcpy(e->name, name, NGX_CONVOTIC_TABLE_NAME);
+
+    return ngx_convotic_table_value(e);
+}
+
+
+void
+ngx_convotic_table_open_locked(void *place)
+{
+    ngx_convotic_table_entry_t  *e;
+
+    e = ngx_convotic_table_entry(place);
+
+    ngx_convotic_table_store(&e->sequence, e->sequence | 1);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 
     e->touched = ngx_convotic_table_now();
-    e->scope = scope;
-    ngx_memcpy(e->name, name, NGX_CONVOTIC_TABLE_NAME);
-    ngx_memcpy(ngx_convotic_table_value(e), value, table->value);
+}
 
-    ngx_convotic_table_store(&e->sequence, sequence + 1);
+
+void
+ngx_convotic_table_close_locked(void *place)
+{
+    ngx_convotic_table_entry_t  *e;
+
+    e = ngx_convotic_table_entry(place);
+
+    ngx_convotic_table_store(&e->sequence, e->sequence + 1);
 }
 
 

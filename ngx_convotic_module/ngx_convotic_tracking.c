@@ -21,6 +21,7 @@
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_records.h"
+#include "ngx_convotic_leases.h"
 #include "ngx_convotic_tracking.h"
 
 
@@ -910,6 +911,7 @@ ngx_convotic_tracking_changed(ngx_convotic_tracking_t *tracking,
         }
 
         ngx_convotic_records_invalidate_key(tracking->zone, digest);
+        ngx_convotic_leases_doubt(tracking->zone, digest);
         ngx_convotic_zone_count(tracking->zone,
                                 NGX_CONVOTIC_COUNT_INVALIDATED_KEY);
         return;

@@ -6,6 +6,7 @@
 
 
 #include "ngx_convotic_conf.h"
+#include "ngx_convotic_digits.h"
 #include "ngx_convotic_ctx.h"
 #include "ngx_convotic_variables.h"
 
@@ -20,6 +21,10 @@ static ngx_int_t ngx_convotic_variables_error_code(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
 static ngx_int_t ngx_convotic_variables_redis_time(ngx_http_request_t *r,
     ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_convotic_variables_rate_remaining(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data);
+static ngx_int_t ngx_convotic_variables_number(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, ngx_uint_t n);
 static ngx_int_t ngx_convotic_variables_text(ngx_http_variable_value_t *v,
     const char *text);
 
@@ -46,6 +51,9 @@ static ngx_http_variable_t  ngx_convotic_variables[] = {
 
     { ngx_string("convotic_error_code"), NULL,
       ngx_convotic_variables_error_code, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
+
+    { ngx_string("convotic_rate_remaining"), NULL,
+      ngx_convotic_variables_rate_remaining, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
 
     { ngx_string("convotic_redis_time"), NULL,
       ngx_convotic_variables_redis_time, 0, NGX_HTTP_VAR_NOCACHEABLE, 0 },
@@ -112,17 +120,25 @@ ngx_convotic_variables_limit(ngx_http_request_t *r,
         return NGX_OK;
     }
 
-    v->data = ngx_pnalloc(r->pool, NGX_INT_T_LEN);
-    if (v->data == NULL) {
-        return NGX_ERROR;
+    return ngx_convotic_variables_number(r, v, ctx->limit);
+}
+
+
+static ngx_int_t
+ngx_convotic_variables_rate_remaining(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, uintptr_t data)
+{
+    ngx_convotic_ctx_t  *ctx;
+
+    ctx = ngx_convotic_ctx_get(r);
+
+    if (ctx == NULL || ctx->rate.limit == 0) {
+        v->not_found = 1;
+        return NGX_OK;
     }
 
-    v->len = ngx_sprintf(v->data, "%ui", ctx->limit) - v->data;
-    v->valid = 1;
-    v->no_cacheable = 0;
-    v->not_found = 0;
-
-    return NGX_OK;
+    return ngx_convotic_variables_number(r, v,
+                                         ctx->rate.allowance.remaining);
 }
 
 
@@ -184,6 +200,24 @@ ngx_convotic_variables_redis_time(ngx_http_request_t *r,
                          (time_t) (ctx->redis_time / 1000),
                          ctx->redis_time % 1000)
              - v->data;
+    v->valid = 1;
+    v->no_cacheable = 0;
+    v->not_found = 0;
+
+    return NGX_OK;
+}
+
+
+static ngx_int_t
+ngx_convotic_variables_number(ngx_http_request_t *r,
+    ngx_http_variable_value_t *v, ngx_uint_t n)
+{
+    v->data = ngx_pnalloc(r->pool, NGX_CONVOTIC_DIGITS_MAX);
+    if (v->data == NULL) {
+        return NGX_ERROR;
+    }
+
+    v->len = ngx_convotic_digits(v->data, n) - v->data;
     v->valid = 1;
     v->no_cacheable = 0;
     v->not_found = 0;

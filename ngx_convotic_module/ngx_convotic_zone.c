@@ -17,7 +17,7 @@
 
 
 /* to be raised with every change of what stands in the zone */
-#define NGX_CONVOTIC_ZONE_LAYOUT  2
+#define NGX_CONVOTIC_ZONE_LAYOUT  3
 
 #define NGX_CONVOTIC_ZONE_SHARDS  32
 
@@ -25,11 +25,13 @@
  * Shares of the zone's memory, in thirty-seconds.  What anybody can fill with
  * invented keys, refusals and look-ups, has tables of its own.
  */
-#define NGX_CONVOTIC_ZONE_KEYS         16
+#define NGX_CONVOTIC_ZONE_KEYS         14
 #define NGX_CONVOTIC_ZONE_REFUSALS     4
-#define NGX_CONVOTIC_ZONE_GENERATIONS  4
+#define NGX_CONVOTIC_ZONE_GENERATIONS  3
 #define NGX_CONVOTIC_ZONE_LOOKUPS      1
 #define NGX_CONVOTIC_ZONE_FETCHES      2
+#define NGX_CONVOTIC_ZONE_LEASES       5
+#define NGX_CONVOTIC_ZONE_ADDRESSES    1
 
 
 typedef struct {
@@ -322,7 +324,11 @@ ngx_convotic_zone_tables(ngx_convotic_zone_t *zone,
         { &shared->tables.lookups, NGX_CONVOTIC_ZONE_LOOKUPS,
           zone->values.flights },
         { &shared->tables.fetches, NGX_CONVOTIC_ZONE_FETCHES,
-          zone->values.flights }
+          zone->values.flights },
+        { &shared->tables.leases, NGX_CONVOTIC_ZONE_LEASES,
+          zone->values.leases },
+        { &shared->tables.addresses, NGX_CONVOTIC_ZONE_ADDRESSES,
+          zone->values.addresses }
     };
 
     for (i = 0; i < sizeof(t) / sizeof(t[0]); i++) {

@@ -50,6 +50,20 @@ typedef enum {
     NGX_CONVOTIC_COUNT_KNOWN_VALID,
     NGX_CONVOTIC_COUNT_KNOWN_AGED,
 
+    /* requests that the rate did not simply admit */
+    NGX_CONVOTIC_COUNT_RATE_REFUSED,
+    NGX_CONVOTIC_COUNT_RATE_DRY_RUN,
+    NGX_CONVOTIC_COUNT_RATE_UNVERIFIED,
+    NGX_CONVOTIC_COUNT_RATE_UNSURE,
+
+    /* questions for a lease, by the answer */
+    NGX_CONVOTIC_COUNT_LEASE_GRANTED,
+    NGX_CONVOTIC_COUNT_LEASE_EMPTY,
+    NGX_CONVOTIC_COUNT_LEASE_FAILED,
+
+    /* requests with an unknown key, beyond their address's budget */
+    NGX_CONVOTIC_COUNT_ADDRESS_REFUSED,
+
     /* fills, by their end */
     NGX_CONVOTIC_COUNT_FILL_STORED,
     NGX_CONVOTIC_COUNT_FILL_PASSED,
@@ -162,7 +176,7 @@ typedef struct {
 } ngx_convotic_coherence_t;
 
 
-/* tables of what Redis said, and of fetches that are under way */
+/* tables of what Redis said, of fetches that are under way, and of budgets */
 
 typedef struct {
     ngx_convotic_table_t  keys;
@@ -170,6 +184,9 @@ typedef struct {
     ngx_convotic_table_t  generations;
     ngx_convotic_table_t  lookups;   /* of keys, in Redis */
     ngx_convotic_table_t  fetches;   /* of bodies, at the upstream */
+    ngx_convotic_table_t  leases;    /* what keys may still use */
+    ngx_convotic_table_t  addresses; /* that presented unknown keys */
+    ngx_atomic_uint_t     serial;    /* of leases */
 } ngx_convotic_tables_t;
 
 
@@ -180,6 +197,8 @@ typedef struct {
     size_t           refusals;
     size_t           generations;
     size_t           flights;        /* of lookups and fetches */
+    size_t           leases;
+    size_t           addresses;
 } ngx_convotic_zone_values_t;
 
 

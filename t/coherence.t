@@ -158,7 +158,7 @@ sub is_version {
     my $before = 0;
     $before += $_->status->{races} for @workers;
 
-    $proxy->delay(DELAY, 'down', only => '\A(?!.*SUBSCRIBE)');
+    $proxy->delay(DELAY, 'down', only => '\A(?s)(?!.*SUBSCRIBE)');
 
     for my $n (1 .. RACES) {
         my $who = $each[ $n % @each ];

@@ -135,6 +135,12 @@ my %usual = (
     convotic_key_invalid     => [ '1s', '0', '1h' ],
     convotic_key_stale       => [ '60s', '0', '1h' ],
     convotic_fill_timeout    => [ '10s', '1ms' ],
+    convotic_rate            => [ '1', '1000', '0060', '1000000000', 'off' ],
+    convotic_rate_fallback   => [ 'local', 'local=1', 'local=1000000000',
+                                  'open', 'closed' ],
+    convotic_rate_headers    => [ 'documented', 'draft', 'both' ],
+    convotic_rate_dry_run    => [ 'on', 'off' ],
+    convotic_auth_failures   => [ '1', '60', '1000000000', 'off' ],
 );
 
 for my $directive (sort keys %usual) {
@@ -208,6 +214,8 @@ my @one_of = (
     [ convotic_cache        => qw(on off) ],
     [ convotic_error_status => qw(preserve documented) ],
     [ convotic_unknown_args => qw(ignore reject) ],
+    [ convotic_rate_headers => qw(documented draft both) ],
+    [ convotic_rate_dry_run => qw(on off) ],
 );
 
 for my $case (@one_of) {
@@ -241,6 +249,29 @@ for my $directive (qw(convotic_cache_valid convotic_cache_stale
     refused("$directive of nothing", { http => "$directive '';" }, $directive,
             '""', qr/\btime\b/);
 }
+
+for my $directive (qw(convotic_rate convotic_auth_failures)) {
+    refused("$directive " . (length $_ ? $_ : 'of nothing'),
+            { http => qq($directive "$_";) }, qq("$directive"), qq("$_"),
+            'a number from 1 to 1000000000', '"off"')
+        for '', '0', '00', '-1', '+5', 'NaN', 'inf', '1.5', '1e3', '0x10',
+            '5 ', ' 5', '1,000', '60r/m', 'on', 'OFF', 'none', 'unlimited',
+            '1000000001', '10000000000', '9' x 20, '9' x 400;
+    refused("$directive 60 off", { http => "$directive 60 off;" },
+            qq(invalid number of arguments in "$directive" directive));
+}
+
+refused('convotic_rate_fallback ' . (length $_ ? $_ : 'of nothing'),
+        { http => qq(convotic_rate_fallback "$_";) },
+        '"convotic_rate_fallback"', qq("$_"), 'local=', '1 to 1000000000',
+        'open', 'closed')
+    for '', 'nonsense', 'on', 'off', '5', 'Local', 'OPEN', 'locally', 'local=',
+        'local=0', 'local=-1', 'local=x', 'local=1.5', 'local=1e3', 'local= 5',
+        'local=5 ', 'local=off', 'open=5', 'closed=5', 'local=1000000001',
+        'local=' . '9' x 20;
+refused('convotic_rate_fallback with two',
+        { http => 'convotic_rate_fallback local open;' },
+        'invalid number of arguments in "convotic_rate_fallback" directive');
 
 refused('convotic_fill_timeout 0', { http => 'convotic_fill_timeout 0;' },
         '"convotic_fill_timeout" must be above 0');

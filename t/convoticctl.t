@@ -155,6 +155,10 @@ for my $case (
     [ ['init', 'more'], qr/too many operands; .* convoticctl init$/ ],
     [ ['key', 'show'], qr/too few operands; .* key show/ ],
     [ ['key', 'show', 'a', 'b'], qr/too many/ ],
+    [ ['rate'], qr/no such command/ ],
+    [ ['rate', 'show'], qr/too few operands; .* rate show/ ],
+    [ ['rate', 'reset', 'a', 'b'], qr/too many operands; .* rate reset/ ],
+    [ ['rate', 'reset', 'a b'], qr/neither an id/ ],
     [ ['key', 'create'], qr/--workspace is missing/ ],
     [ ['cache', 'purge'], qr/--workspace is missing/ ],
     [ ['key', 'list', '--rate', '5'], qr/--rate does not belong here/ ],
@@ -187,7 +191,8 @@ for my $case (
 my $res = ctl('--help', { redis => undef });
 done_is($res, OK, 'help: exit 0');
 like($res->{out}, qr/^  \Q$_\E/m, "help: $_")
-    for 'init', 'key create', 'key rotate', 'cache purge', 'doctor';
+    for 'init', 'key create', 'key rotate', 'rate show', 'rate reset',
+        'cache purge', 'doctor';
 
 $res = ctl('key', 'rotate', '--help', { redis => undef });
 like($res->{out}, qr/^Usage: convoticctl key rotate .*--grace/, 'help: one');
@@ -872,6 +877,162 @@ $keys->cmd('DEL', $gen);
 is_deeply([ $keys->names('convotic:gen:*') ], [], 'purge: no other names');
 
 
+# rate show and rate reset.  What comes of them on the nodes is in
+# t/rate_reset.t.
+
+my @RATE = qw(id hash rate window leased left rest);
+my $limited = key_new('--rate', '100');
+my $rate = "convotic:rate:v1:$limited->{hash}";
+
+
+sub window_set {
+    my ($ms, $used) = @_;
+
+    my ($s, $us) = @{ $keys->cmd('TIME') };
+    my $end = $s * 1000 + int($us / 1000) + $ms;
+
+    return $keys->cmd('SET', $rate,
+                      "1774880520123456 $end $used 0 0 0123456789abcdef");
+}
+
+
+sub window_is {
+    my ($json, $window, $leased, $left, $name) = @_;
+
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+    return is_deeply([ @{ $json || {} }{qw(window leased left)} ],
+                     [ $window, $leased, $left ], $name);
+}
+
+
+$res = ctl_json('rate', 'show', $limited->{id});
+done_is($res, OK, 'rate show: exit 0');
+members_are($res->{json}, \@RATE, 'rate show: members');
+is_deeply($res->{json}, {
+    id => $limited->{id}, hash => $limited->{hash}, rate => 100,
+    window => 'none', leased => 0, left => 100, rest => 0,
+}, 'rate show: no window');
+
+window_set(30_000, 37);
+
+for my $case ([ 'by id', $limited->{id} ], [ 'by hash', $limited->{hash} ],
+              [ 'by the key', '-' ])
+{
+    my ($name, $operand) = @$case;
+
+    $res = ctl_json('rate', 'show', $operand, { stdin => $limited->{key} });
+    window_is($res->{json}, 'open', 37, 63, "rate show: $name");
+    ok($res->{json}{rest} > 0 && $res->{json}{rest} <= 30_000,
+       "rate show: $name: its rest");
+}
+
+$res = ctl('rate', 'show', $limited->{id});
+like($res->{out}, qr/\Aid +key_\w+\nrate +100\nwindow +open\nleased +37\n/,
+     'rate show: in text');
+like($res->{out}, qr/\nleft +63\nends in +\d+\.\d{3} s\n\z/,
+     'rate show: in text, what is left');
+is($keys->cmd('PTTL', $rate), -1, 'rate show: changes nothing');
+
+window_set(90_000, 130);
+$res = ctl_json('rate', 'show', $limited->{id});
+window_is($res->{json}, 'open', 130, 0, 'rate show: more than the limit');
+is($res->{json}{rest}, 60_000, 'rate show: no more than a minute');
+
+window_set(0, 37);
+window_is(ctl_json('rate', 'show', $limited->{id})->{json}, 'none', 0, 100,
+          'rate show: one that has ended');
+
+for my $value ('', 'x', '5', '1 2 3 4 5', '1 2 3 4 5 ', '1 2 3 4 5 6 7',
+               '1 2 -3 4 5 6', '1 2 3 x 5 6', ' 1 2 3 4 5 6', "1 2 3 4 5 6\0",
+               "1 2 3 4 5 6\n")
+{
+    $keys->cmd('SET', $rate, $value);
+    $res = ctl_json('rate', 'show', $limited->{id});
+    done_is($res, OK, "rate show: '$value': exit 0");
+    window_is($res->{json}, 'malformed', 0, 100, "rate show: '$value'");
+}
+
+like(ctl('rate', 'show', $limited->{id})->{out}, qr/^window +malformed; the/m,
+     'rate show: malformed, in text');
+$keys->cmd('DEL', $rate);
+$keys->cmd('LPUSH', $rate, 'x');
+window_is(ctl_json('rate', 'show', $limited->{id})->{json}, 'malformed', 0,
+          100, 'rate show: another type');
+
+# Numbers of more digits than the gateway takes.
+
+$keys->cmd('SET', $rate, '1 ' . '9' x 30 . ' ' . '9' x 30 . ' * 0 -');
+window_is(ctl_json('rate', 'show', $limited->{id})->{json}, 'malformed', 0,
+          100, 'rate show: huge numbers');
+
+my $unlimited = key_new();
+
+$res = ctl_json('rate', 'reset', $unlimited->{id});
+is_deeply([ @{ $res->{json} }{qw(rate left)} ], [ undef, undef ],
+          'rate reset: a record without a rate');
+$res = ctl('rate', 'show', $unlimited->{id});
+like($res->{out}, qr/^rate +the gateway's convotic_rate\n.*^leased +0\nends/ms,
+     'rate show: a record without a rate');
+
+my %before = %{ record($limited) };
+
+$calls = $keys->calls('hset');
+$res = ctl_json('rate', 'reset', $limited->{id});
+done_is($res, OK, 'rate reset: exit 0');
+members_are($res->{json}, [ @RATE, @WRITTEN ], 'rate reset: members');
+window_is($res->{json}, 'open', 0, 100, 'rate reset: what it tells');
+is($keys->calls('hset') - $calls, 1, 'rate reset: the record is written');
+is_deeply(record($limited), \%before, 'rate reset: as it is');
+
+my ($number, $end, $rest) = split / /, $keys->cmd('GET', $rate), 3;
+
+is($rest, '0 * 0 -', 'rate reset: the order to forget');
+is(length $number, 16, 'rate reset: the number is in microseconds');
+is($end - int($number / 1000), 60_000, 'rate reset: a minute');
+ok($keys->cmd('PTTL', $rate) > 0 && $keys->cmd('PTTL', $rate) <= 60_000,
+   'rate reset: with an expiry');
+
+@monitor = grep { / lua\] / } $keys->monitor(sub {
+    $res = ctl('rate', 'reset', '-', { stdin => $limited->{key} }) });
+like($res->{out}, qr/\Akey_\w+: a new window, of which nothing is leased\n\z/,
+     'rate reset: in text');
+like(join("\n", @monitor), qr/"SET" "convotic:rate:.*"HSET" "convotic:key:/s,
+     'rate reset: the window first, for then the nodes are told');
+
+for my $verb (qw(show reset)) {
+    refused(ctl('rate', $verb, 'key_none'), NOT_FOUND, qr/no record of the key/,
+            "rate $verb: no such key");
+    refused(ctl('rate', $verb, '2' x 64), NOT_FOUND, qr/no record of the key/,
+            "rate $verb: no such hash");
+    refused(ctl('rate', $verb, $limited->{key}), USAGE,
+            qr/does not belong on a command line/, "rate $verb: no raw key");
+}
+
+is($keys->cmd('EXISTS', 'convotic:rate:v1:' . '2' x 64), 0,
+   'rate reset: no window without a record');
+
+$fake = between(qr/'absent'/, [ 'HSET', key_name($limited), 'status',
+                                'revoked' ]);
+done_is(ctl('rate', 'reset', $limited->{id}, { redis => $fake->url }), OK,
+        'rate reset: revoked meanwhile');
+is(record($limited)->{status}, 'revoked', 'rate reset: it stays revoked');
+
+$fake = between(qr/'absent'/, [ 'DEL', key_name($limited), $rate ]);
+refused(ctl('rate', 'reset', $limited->{id}, { redis => $fake->url }),
+        NOT_FOUND, qr/was deleted meanwhile/, 'rate reset: deleted meanwhile');
+is($keys->cmd('EXISTS', key_name($limited), $rate), 0,
+   'rate reset: nothing comes back');
+
+$keys->cmd('SET', 'convotic:key:' . '1' x 64, 'x');
+refused(ctl('rate', 'reset', '1' x 64), FAILED, qr/WRONGTYPE/,
+        'rate reset: a record of another type');
+is($keys->cmd('EXISTS', 'convotic:rate:v1:' . '1' x 64), 0,
+   'rate reset: which gets no window');
+$keys->flushall;
+ctl('init');
+
+
 # doctor.  checks_are(config..., [check, result], ...): these results, and no
 # other FAIL.
 
@@ -914,7 +1075,7 @@ sub checks_are {
 
 key_new('--rate', 5);
 ctl('cache', 'purge', '--workspace', 'acme');
-$keys->cmd('SET', 'convotic:rate:v1:x', 1, 'PX', 60000);
+$keys->cmd('SET', 'convotic:rate:v1:x', '1 2 3 0 0 -', 'PX', 60000);
 
 my $dump = $keys->keys_dump;
 my $rdb = $keys->info('rdb_changes_since_last_save');
@@ -922,9 +1083,10 @@ my $rdb = $keys->info('rdb_changes_since_last_save');
 $res = doctor();
 my $text = checks_are($res, {
     'keys reach' => 'ok', 'keys version' => 'ok', 'keys role' => 'warn',
-    'keys commands' => 'ok', 'keys tracking' => 'ok', 'keys meta' => 'ok',
-    'keys eviction' => 'ok', 'keys persistence' => 'ok',
-    'keys records' => 'ok', 'keys generations' => 'ok', 'keys rates' => 'ok',
+    'keys commands' => 'ok', 'keys leases' => 'ok', 'keys windows' => 'ok',
+    'keys tracking' => 'ok', 'keys meta' => 'ok', 'keys eviction' => 'ok',
+    'keys persistence' => 'ok', 'keys records' => 'ok',
+    'keys generations' => 'ok', 'keys rates' => 'ok',
     'bodies reach' => 'ok', 'bodies version' => 'ok', 'bodies role' => 'ok',
     'bodies commands' => 'ok', 'bodies locks' => 'ok',
     'bodies eviction' => 'ok', 'apart' => 'ok',
@@ -1030,6 +1192,13 @@ $keys->cmd('DEL', 'convotic:gen:{fresh}');
 $keys->cmd('PERSIST', 'convotic:rate:v1:x');
 $text = checks_are(doctor(), { 'keys rates' => 'warn' }, 'a rate for ever');
 like($text->{'keys rates'}, qr/^1 of 1 .*convotic:rate:v1:x/, 'doctor: named');
+is($text->{'keys windows'}, "1, all as the gateway writes them\n",
+   'doctor: their form is another matter');
+$keys->cmd('SET', 'convotic:rate:v1:x', '12', 'PX', 60000);
+$text = checks_are(doctor(), { 'keys rates' => 'ok', 'keys windows' => 'warn' },
+                   'a rate of another form');
+like($text->{'keys windows'}, qr/^1 of 1 hold no .*convotic:rate:v1:x/,
+     'doctor: named too');
 $keys->cmd('DEL', 'convotic:rate:v1:x');
 
 
@@ -1115,6 +1284,7 @@ my @writes = (
     [ 'key', 'create', '--workspace', 'acme' ],
     [ 'key', 'disable', $subject{status} ],
     [ 'key', 'enable', $subject{status} ],
+    [ 'rate', 'reset', $subject{status} ],
     [ 'key', 'revoke', $subject{status} ],
     [ 'key', 'revoke', $subject{status} ],
 );
@@ -1131,7 +1301,7 @@ sub ctl_patient {
     }
 }
 
-replicas_are(ctl_patient(@$_), 1, 1, OK, "a replica: @$_") for @writes[0 .. 4];
+replicas_are(ctl_patient(@$_), 1, 1, OK, "a replica: @$_") for @writes[0 .. 5];
 
 $replica->sigstop;
 
@@ -1320,8 +1490,8 @@ SKIP: {
     $text = checks_are(
         doctor('--cache-redis', $user{'bodies gateway'},
                { redis => $user{'keys gateway'} }),
-        { 'keys commands' => 'ok', 'keys tracking' => 'ok',
-          'keys meta' => 'ok', 'bodies commands' => 'ok',
+        { 'keys commands' => 'ok', 'keys leases' => 'ok',
+          'keys tracking' => 'ok', 'keys meta' => 'ok', 'bodies commands' => 'ok',
           'bodies locks' => 'ok', 'apart' => 'warn',
           'keys records' => 'warn' }, 'the documented gateway');
     like($text->{'keys meta'}, qr/is there; its schema may not be read/,
@@ -1351,12 +1521,18 @@ SKIP: {
     done_is(ctl('key', $_, $issued->{json}{id}, $issuer), OK,
             "the documented issuer: $_")
         for qw(show disable enable rotate revoke);
+    done_is(ctl('rate', $_, $issued->{json}{id}, $issuer), OK,
+            "the documented issuer: rate $_") for qw(reset show);
     refused(ctl('cache', 'purge', '--workspace', 'acme', $issuer), FAILED,
             qr/permission/, 'and purges nothing');
 }
 
 for my $case (
     [ 'keys', '-hgetall', 'keys commands', 'fail' ],
+    [ 'keys', '-evalsha', 'keys leases', 'warn' ],
+    [ 'keys', '-time', 'keys leases', 'warn', 'keys commands' ],
+    [ 'keys', 'resetkeys ~convotic:key:* ~convotic:gen:* ~convotic:meta',
+      'keys leases', 'warn' ],
     [ 'keys', '-exists', 'keys commands', 'fail' ],
     [ 'keys', '-eval', 'keys commands', 'fail' ],
     [ 'keys', '-time', 'keys commands', 'fail' ],
@@ -1391,6 +1567,9 @@ for my $case (
                                        : doctor('--cache-redis', $url),
                        { $check => $result, $fails ? ($fails => 'fail') : () },
                        "$side with $rule");
+    like($text->{$check}, qr/(?:NOPERM|can't run|ACL).* are needed$/,
+         "doctor: $rule: leases: why, and what is needed")
+        if $check eq 'keys leases';
     like($text->{$check}, qr/lives one second: .*NOPERM.*needed$/,
          "doctor: $rule: what comes of it, and what is needed")
         if $check eq 'keys tracking' && $result eq 'warn';
@@ -1549,6 +1728,9 @@ sub hostile {
 my @purge = qw(cache purge --workspace acme);
 my @list = qw(key list);
 my @show = ('key', 'show', 'f' x 64);
+my @rate = ('rate', 'show', 'f' x 64);
+my @reset = ('rate', 'reset', 'f' x 64);
+my @fields = ('key_f', 'acme', 'active', '5', (undef) x 3);
 
 for my $error ('LOADING Redis is loading', 'MASTERDOWN Link is down',
                'MOVED 1 127.0.0.1:1', 'ERR max number of clients reached',
@@ -1585,6 +1767,17 @@ for my $case (
     hostile("EVAL: $name", \@purge, ROLE => $role, EVAL => $reply);
     hostile("HMGET: $name", \@show, HMGET => $reply)
         unless $name =~ /array of|empty array/;
+
+    # who never ends was waited for often enough
+
+    next if $name =~ /^(?:silence|half|a size of|huge)/;
+
+    hostile("GET: $name", \@rate, HMGET => \@fields, GET => $reply)
+        unless $name =~ /^nil/;
+    hostile("TIME: $name", \@rate, HMGET => \@fields,
+            GET => resp_bulk('1 2 3 0 0 -'), TIME => $reply);
+    hostile("EVAL of a reset: $name", \@reset, ROLE => $role,
+            HMGET => \@fields, EVAL => $reply);
 }
 
 $hostile->clear;

@@ -220,7 +220,7 @@ for my $count (1, 2) {
 
     # the new worker connects, and nobody answers it yet
 
-    $proxy->delay(0.5, 'down', only => '\A(?!.*SUBSCRIBE)');
+    $proxy->delay(0.5, 'down', only => '\A(?s)(?!.*SUBSCRIBE)');
     ok($nginx->reload, 'stopped: a reload');
     wait_until(sub { $proxy->counters->{accepted} >= $accepted + 2 }, BACK);
     kill 'STOP', $old;

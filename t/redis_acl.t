@@ -1,8 +1,8 @@
 #!/usr/bin/perl
 
 # Users of Redis with too few permissions: nobody is let in, or the cache,
-# tracking or leases are done without; and the users that the documentation
-# and the examples give, which are enough.
+# tracking, locks or common rates are done without; and the users that the
+# documentation and the examples give, which are enough.
 
 use strict;
 use warnings;
@@ -18,6 +18,7 @@ my $OPTIONS = timeouts();
 my $t = Convotic::Test->new(direct => 1);
 my %scene = outage($t);
 my ($up, $redis, $body) = @scene{qw(upstream redis body)};
+my $rate = $redis->rate_name($scene{key});
 
 
 # Users with too few permissions, and the one of the documentation.
@@ -116,6 +117,38 @@ for my $user (sort keys %alone) {
 }
 
 
+# Without rates in common, a node limits by itself.  Nobody gets a 401 for it.
+
+my %lonely = (
+    no_rate    => '~convotic:key:* ~convotic:meta ~convotic:gen:*'
+                  . ' ~convotic:body:* ~convotic:lock:* &* +@all',
+    no_reading => '~convotic:key:* ~convotic:meta ~convotic:gen:*'
+                  . ' ~convotic:body:* ~convotic:lock:* %W~convotic:rate:*'
+                  . ' &* +@all',
+    no_evalsha => '~* &* +@all -evalsha',
+    no_time    => '~* &* +@all -time',
+);
+
+for my $user (sort keys %lonely) {
+    $redis->cmd('ACL', 'SETUSER', $user, 'reset', 'on', '>pw',
+                split / /, $lonely{$user});
+    $redis->cmd('DEL', $rate);
+
+    my $gateway = gateway(redis => $redis->url(user => $user, password => 'pw'),
+        http => "convotic_redis %%REDIS%% $OPTIONS;"
+              . 'convotic_rate 9; convotic_rate_fallback local=2;');
+
+    is_deeply(admitted($gateway, 5),
+              [ '200 9 1', '200 9 0', ('429 9 0') x 3 ],
+              "ACL user $user: the fallback");
+    is($gateway->stop, 1, "ACL user $user: a clean end");
+    is(scalar(complaints($gateway)), 1, "ACL user $user: logged once");
+    like((complaints($gateway))[0], qr/Redis cannot say: .*(?:NOPERM|ACL|can't run)/,
+         "ACL user $user: and why");
+    is($redis->cmd('EXISTS', $rate), 0, "ACL user $user: nothing is leased");
+}
+
+
 # The commands in docs/redis-keys.md and the files in docs/examples/ give
 # enough, and no two of them something else.
 
@@ -149,7 +182,7 @@ sub enough_ok {
 
     $redis->cmd(@$keys_user);
     $bodies->cmd(@$bodies_user);
-    $redis->cmd('DEL', $redis->gen_name('acme'));
+    $redis->cmd('DEL', $redis->gen_name('acme'), $rate);
 
     my @url = map {
         my ($server, $argv) = @$_;
@@ -159,7 +192,8 @@ sub enough_ok {
 
     my $gateway = gateway(redis => $url[0], cache_redis => $url[1],
         http => "convotic_redis %%REDIS%% $OPTIONS;"
-              . "convotic_cache_redis %%CACHE_REDIS%% $OPTIONS;");
+              . "convotic_cache_redis %%CACHE_REDIS%% $OPTIONS;"
+              . 'convotic_rate 4;');
 
     ok($gateway->wait_log(qr/keys and generations are tracked/),
        "$name: tracked");
@@ -171,6 +205,10 @@ sub enough_ok {
        "$name: stored, and the lease is given back");
     success_is($gateway->contacts('limit=5'), $body, "$name: a hit");
     is($up->count, 1, "$name: one fetch");
+    is_deeply(admitted($gateway, 3), [ '200 4 1', '200 4 0', '429 4 0' ],
+              "$name: the rate");
+    like($redis->cmd('GET', $rate), qr/\A\d+ \d+ 4 0 0 /,
+         "$name: is that of all nodes");
     is_deeply([ complaints($gateway) ], [], "$name: no complaint");
     is($gateway->stop, 1, "$name: a clean end");
 
@@ -182,6 +220,18 @@ sub enough_ok {
     }
 
     return;
+}
+
+
+# So many requests: the status, the limit, and what remains.
+
+sub admitted {
+    my ($gateway, $n) = @_;
+
+    my @res = map { $gateway->contacts('limit=5') } 1 .. $n;
+
+    return [ map { join ' ', $_->status, $_->header('X-RateLimit-Limit'),
+                             $_->header('X-RateLimit-Remaining') } @res ];
 }
 
 

@@ -3,7 +3,7 @@
 # An API key in clear and a Redis password are nowhere but where their owners
 # put them: in no log line of the module's, at debug level neither; in no name
 # and no value in Redis, nor in a command to it; in no response; in no request
-# to the upstream.
+# to the upstream; not in shared memory.
 
 use strict;
 use warnings;
@@ -169,6 +169,107 @@ for my $level (qw(info debug)) {
     cmp_ok(scalar @lines, '>', $level eq 'debug' ? 500 : 10,
            "$level: there is something to read");
     $nginx->stop;
+}
+
+
+# Rates: leases in Redis, refusals of keys and of addresses, in all headers.
+
+for my $level (qw(info debug)) {
+    my $rated = $t->nginx(redis => $redis, upstream => $up, log_level => $level,
+        http => "convotic_redis %%REDIS%% $OPTIONS; convotic_rate 3;"
+              . 'convotic_rate_headers both; convotic_auth_failures 2;');
+    my $name = "rates, $level";
+
+    $redis->cmd('DEL', $redis->rate_name($key{active}));
+
+    my $responses;
+    my @monitor = $redis->monitor(sub {
+        wait_until(sub { $rated->contacts('', 'X-API-Key' => $key{active})
+                         ->status == 429 }, BACK);
+        $responses = probe($rated);
+    });
+    my $names = $redis->keys_text;
+    my $log = $rated->error_log;
+
+    like($responses, qr/Rate limit exceeded/, "$name: some are refused");
+    like($responses, qr/RateLimit-Policy/, "$name: with all headers");
+    clean_ok($responses, "$name: responses");
+
+    cmp_ok(scalar(grep { /"EVAL/i } @monitor), '>', 0, "$name: leases are asked for");
+    clean_ok(join("\n", @monitor), "$name: commands to Redis");
+
+    like($names, qr/^\Q@{[ $redis->rate_name($key{active}) ]}\E = \d/m,
+         "$name: one is counted by its digest");
+    clean_ok($names, "$name: names and values in Redis");
+
+    my $digest = sha256_hex($key{active});
+    my $start = substr $digest, 0, 12;
+
+    like($log, qr/nothing is left of the rate of key \Q$start\E\.\.\./,
+         "$name: the log has the beginning of the digest");
+    like($log, qr/too many from this address/, "$name: and the address's refusal");
+
+    my @lines = grep { $level eq 'info' || /convotic/i } split /\n/, $log;
+    clean_ok(join("\n", @lines), "$name: the error log");
+    unlike($log, qr/\Q$digest\E/, "$name: not the whole digest")
+        if $level eq 'info';
+    $rated->stop;
+}
+
+
+# The zone: keys and the networks of addresses stand in it by their digests.
+
+SKIP: {
+    skip 'another system, or no realip module', 1
+        unless $^O eq 'linux' && `@{[ Convotic::Nginx::binary() ]} -V 2>&1`
+                                 =~ /http_realip_module/;
+
+    my $zoned = $t->nginx(redis => $redis, upstream => $up,
+        http => "convotic_redis %%REDIS%% $OPTIONS; convotic_zone 1m;"
+              . 'set_real_ip_from 127.0.0.1; real_ip_header X-Forwarded-For;'
+              . 'convotic_key_valid 1h; convotic_key_invalid 1h;'
+              . 'convotic_rate 1000; convotic_auth_failures 2;');
+
+    my @for = ('X-Forwarded-For' => '2001:db8:a7c3:51e9::1');
+    my $network = pack 'n4', 0x2001, 0x0db8, 0xa7c3, 0x51e9;
+
+    wait_until(sub { $zoned->contacts('', 'X-API-Key' => $key{active}, @for)
+                     ->status == 200 }, BACK);
+    is($zoned->contacts('', 'X-API-Key' => $key{unknown}, @for)->status, 401,
+       'the zone: an unknown key');
+
+    my $memory = shared_memory($zoned->workers);
+    skip 'the memory of a process cannot be read', 1 unless length $memory;
+
+    clean_ok($memory, 'the zone: no key is in it');
+    is(index($memory, $network), -1, 'the zone: nor a network');
+    cmp_ok(index($memory, pack 'H*', sha256_hex($_->[1])), '>=', 0,
+           "the zone: but the digest of $_->[0]")
+        for [ 'a key', $key{active} ], [ 'a refused one', $key{unknown} ],
+            [ 'a network', $network ];
+    $zoned->stop;
+}
+
+
+# What a process has mapped to share it.
+
+sub shared_memory {
+    my ($pid) = @_;
+
+    no warnings 'portable';             # addresses have 64 bits
+
+    open my $maps, '<', "/proc/$pid/maps" or return '';
+    open my $memory, '<:raw', "/proc/$pid/mem" or return '';
+
+    my $all = '';
+
+    for (<$maps>) {
+        my ($from, $to) = /^([0-9a-f]+)-([0-9a-f]+) rw-s / or next;
+        sysseek $memory, hex $from, 0;
+        sysread $memory, $all, hex($to) - hex($from), length $all;
+    }
+
+    return $all;
 }
 
 

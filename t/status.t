@@ -348,6 +348,133 @@ is(delta(sub { $one->contacts('limit=3') }, $one)->{'known_keys.aged'}, 1,
    'a key from before');
 $one->stop;
 
+# The rate: what it refuses, and what Redis is asked about it.
+
+my $rated = $t->gateway(
+    direct => 0, redis => $t->redis('rates'),
+    http => 'convotic_key_valid 1h; convotic_cache_valid 1h;'
+            . 'convotic_rate 2; convotic_rate_fallback closed;',
+    server => <<'END',
+location = /status { convotic_status json; }
+location = /metrics { convotic_status prometheus; }
+location = /dry { convotic on; convotic_rate_dry_run on;
+                  proxy_pass http://contacts; }
+location = /local { convotic on; convotic_rate_fallback local;
+                    proxy_pass http://contacts; }
+location = /few { convotic on; convotic_auth_failures 1;
+                  proxy_pass http://contacts; }
+END
+);
+
+sub rate_delta {
+    my ($sub) = @_;
+
+    my $changed = delta($sub, $rated, 1);
+
+    return { map { $_ => $changed->{$_} }
+             grep { /^rate|^auth_limited|\.RATE_LIMITED$|^requests.refused$/ }
+             keys %$changed };
+}
+
+my @two = ('X-API-Key' => test_key('two'));
+
+$rated->redis->add_key($two[1], rate => 10);
+ok(wait_until(sub { counters($rated)->{tracking_confirmed} }, BACK),
+   'tracked as well');
+
+for my $case (
+    [ 'a lease, of one', sub { $rated->contacts('limit=3') },
+      { 'rate_leases.granted' => 1 } ],
+    [ 'another one', sub { $rated->contacts('limit=3') },
+      { 'rate_leases.granted' => 1 } ],
+    [ 'over the rate', sub { $rated->contacts('limit=3') },
+      { 'rate.refused' => 1, 'requests.refused' => 1,
+        'errors.RATE_LIMITED' => 1 } ],
+    [ 'over the rate, dry', sub { $rated->get('/dry', 'X-API-Key' =>
+                                              $rated->key) },
+      { 'rate.dry_run' => 1 } ],
+    [ 'another key', sub { $rated->contacts('limit=3', @two) },
+      { 'rate_leases.granted' => 1 } ],
+) {
+    my ($name, $sub, $expected) = @$case;
+
+    is_deeply(rate_delta($sub), $expected, $name);
+}
+
+is(counters($rated)->{zone_entries}{leases}, 2, 'an entry for each key');
+is(counters($rated)->{zone_entries}{addresses}, 0, 'none of addresses');
+cmp_ok(counters($rated)->{zone_places}{$_}, '>', 0, "places for $_")
+    for qw(leases addresses);
+is(counters($rated)->{zone_evicted}{$_}, 0, "$_: nothing was given up")
+    for qw(leases addresses);
+
+# nothing is left: another node has used it
+
+{
+    my @gone = ('X-API-Key' => $rated->redis->add_key(test_key('gone')));
+    my ($s, $us) = @{ $rated->redis->cmd('TIME') };
+
+    $rated->redis->cmd('SET', $rated->redis->rate_name($gone[1]),
+                       sprintf('%d%06d %d 2 0 0 -', $s, $us, ($s + 60) * 1000),
+                       'PX', 60_000);
+    is_deeply(rate_delta(sub { $rated->contacts('limit=3', @gone) }),
+              { 'rate_leases.empty' => 1, 'rate.refused' => 1,
+                'requests.refused' => 1, 'errors.RATE_LIMITED' => 1 },
+              'nothing is left');
+}
+
+# unknown keys of one address: a few are looked up even so
+
+ok(wait_until(sub {
+       $rated->get('/few', 'X-API-Key' => test_key('nobody ' . rand));
+       counters($rated)->{auth_limited};
+   }, BACK), 'too many unknown keys');
+is(counters($rated)->{zone_entries}{addresses}, 1, 'an entry for the address');
+
+# Redis is away
+
+$rated->redis->kill;
+ok(wait_until(sub { counters($rated)->{redis_away}{keys} }, BACK),
+   'no Redis for rates');
+
+for my $case (
+    [ 'no Redis: one that is still good', '/local',
+      { 'rate.unverified' => 1 } ],
+    [ 'no Redis: closed', '/v1/contacts',
+      { 'rate.unsure' => 1, 'requests.refused' => 1 } ],
+) {
+    my ($name, $path, $expected) = @$case;
+    my $changed = rate_delta(sub { $rated->get("$path?limit=3", @two) });
+
+    # it is asked again every second
+
+    delete $changed->{'rate_leases.failed'};
+    is_deeply($changed, $expected, $name);
+}
+
+cmp_ok(counters($rated)->{rate_leases}{failed}, '>', 0,
+       'no Redis: questions that failed');
+
+{
+    my $json = counters($rated);
+    my %text = $rated->get('/metrics')->body
+        =~ /^(convotic_(?:rate|auth_limited|zone)\S+) (\d+)$/mg;
+    my %rows = (
+        map({ ("convotic_rate_total{result=\"$_\"}" => $json->{rate}{$_}) }
+            qw(refused dry_run unverified unsure)),
+        map({ ("convotic_rate_leases_total{result=\"$_\"}"
+               => $json->{rate_leases}{$_}) } qw(granted empty failed)),
+        convotic_auth_limited_total => $json->{auth_limited},
+        map({ ("convotic_zone_entries{table=\"$_\"}"
+               => $json->{zone_entries}{$_}) } qw(leases addresses)),
+    );
+
+    is_deeply({ map { $_ => $text{$_} } keys %rows }, \%rows,
+              'the rate: both forms agree');
+}
+
+$rated->stop;
+
 # The configuration.
 
 for my $size ('100k', '0', 'x') {

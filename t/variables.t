@@ -16,6 +16,7 @@ my @fields = qw(
     http_cookie host mobile
     convotic_workspace convotic_key_id convotic_platform convotic_limit
     convotic_cache_status convotic_error_code convotic_redis_time
+    convotic_rate_remaining
     upstream_status upstream_addr
 );
 
@@ -52,6 +53,7 @@ my $nginx = $t->nginx(
 http {
     convotic_redis %%REDIS%%;
     convotic_errors on;
+    convotic_rate off;
     upstream contacts { server %%UPSTREAM%%; }
 
     map $http_user_agent $mobile { default no; ~Phone yes; }
@@ -97,6 +99,12 @@ http {
         location = /documented {
             convotic on; proxy_pass http://contacts;
             convotic_error_status documented;
+        }
+        location = /limited {
+            convotic on; proxy_pass http://contacts;
+            convotic_rate 4;
+            proxy_set_header X-Remaining "remaining=$convotic_rate_remaining";
+            add_header X-Remaining $convotic_rate_remaining always;
         }
         location = /page {
             convotic on; proxy_pass http://contacts;
@@ -166,6 +174,7 @@ sub logged {
         convotic_platform     => '-', convotic_limit  => '-',
         convotic_cache_status => '-', convotic_error_code => '-',
         convotic_redis_time   => qr/^\d+\.\d{3}\z/,
+        convotic_rate_remaining => '-',
         %expected,
     );
     my @faults = map {
@@ -405,6 +414,43 @@ for my $case (@errors) {
 ($res) = request('/v1/contacts?limit=0', {}, @key);
 is($res->header('X-Error'), 'code=INVALID_REQUEST', 'the code in add_header');
 is($res->header('X-Cache'), '-', 'the cache in add_header');
+
+
+# What is left of the rate; nothing is said of it before the key is known.
+
+for my $case (
+    [ 200, 3, '', {}, [ @key ], %acme, convotic_limit => 20,
+      convotic_cache_status => 'MISS' ],
+    [ 200, 2, '', { h2 => 1 }, [ @key ], %acme, convotic_limit => 20,
+      convotic_cache_status => 'HIT' ],
+    [ 400, 1, '?limit=0', {}, [ @key ], %acme,
+      convotic_error_code => 'INVALID_REQUEST',
+      convotic_limit => qr/^(?:20|-)\z/ ],
+    [ 405, '-', '', { method => 'PUT' }, [ @key ],
+      convotic_error_code => 'INVALID_REQUEST' ],
+    [ 401, '-', '', {}, [], convotic_error_code => 'UNAUTHORIZED' ],
+    [ 401, '-', '', {}, [ 'X-API-Key' => 'nobody' ],
+      convotic_error_code => 'UNAUTHORIZED' ],
+    [ 403, 0, '?limit=40', {}, [ @key ], %acme, convotic_limit => 40,
+      convotic_error_code => 'NOT_FOUND', convotic_cache_status => 'MISS' ],
+    [ 429, 0, '', {}, [ @key ], %acme, convotic_error_code => 'RATE_LIMITED' ],
+    [ 429, 0, '', { method => 'HEAD' }, [ @key ], %acme,
+      convotic_error_code => 'RATE_LIMITED' ],
+) {
+    my ($status, $remaining, $query, $opt, $headers, %expected) = @$case;
+
+    ($res, $log) = request("/limited$query", $opt, @$headers);
+    is($res->status, $status, "/limited$query: $status");
+    is($res->header('X-Remaining'), $remaining eq '-' ? undef : $remaining,
+       "/limited$query, $status: in add_header");
+    logged("/limited$query: $status", $log, %expected, status => $status,
+           convotic_rate_remaining => $remaining,
+           convotic_redis_time => qr/^(?:-|\d+\.\d{3})\z/);
+}
+
+is_deeply([ map { $_->header('X-Remaining') || () } $up->requests ],
+          [ 'remaining=3', 'remaining=0' ],
+          'the upstream is told of the request that it is asked for');
 
 
 # Internal redirects, to the gateway and from it.

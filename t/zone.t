@@ -1,9 +1,10 @@
 #!/usr/bin/perl
 
-# convotic_zone: what Redis has said of keys and generations stands in shared
-# memory.  It may be too small, be filled with the keys of somebody who tries
-# many, outlive reloads and lose a worker at any moment: that costs questions to
-# Redis, and never an error or a wrong answer.
+# convotic_zone: what Redis has said of keys and generations, the leases of keys
+# and the budgets of addresses stand in shared memory.  It may be too small, be
+# filled with the keys of somebody who tries many, outlive reloads and lose a
+# worker at any moment: that costs questions to Redis, and never an error or a
+# wrong answer.
 
 use strict;
 use warnings;
@@ -373,5 +374,123 @@ known_ok('all are known');
 $redis->set_key($good[7], status => 'revoked');
 ok(wait_until(sub { $g->contacts('limit=3', 'X-API-Key' => $good[7])->status
                     == 401 }, BACK), 'and a revocation is seen');
+
+$redis->set_key($good[7], status => 'active');
+
+
+# Leases, in the smallest zone: a key whose entry went asks Redis again, and
+# counts on where it was.  With two requests each has leased one, then one more,
+# and told what is left: evicted or not.
+
+{
+    my $rated = $t->nginx(%conf, log_level => 'info',
+        http => "convotic_zone 1m; convotic_rate 1000; $conf{http}");
+    my $status = sub { return $rated->get('/status')->json };
+    my %left;
+
+    $redis->set_key($good[0], rate => 5);
+    ok(wait_until(sub { $rated->contacts('limit=3', 'X-API-Key' => $good[0])
+                        ->status == 429 }, BACK), 'leases: a rate is used up');
+
+    for my $turn (1, 2) {
+        my $conn = $rated->connect;
+        my @numbers = (0 .. $#more);
+
+        while (my @some = splice @numbers, 0, PIPE) {
+            $conn->write(join '', map { request($more[$_]) } @some);
+
+            for my $i (@some) {
+                my $res = $conn->read;
+                my $left = $res && $res->status == 200 && $res->body eq
+                    expected($i % 10) && $res->header('X-RateLimit-Remaining');
+
+                $left{"$turn: " . ($left || 'wrong')}++;
+            }
+        }
+
+        $conn->close;
+    }
+
+    is_deeply(\%left, { '1: 999' => MORE, '2: 998' => MORE },
+              'leases: each key is told what is left to it');
+
+    my $now = $status->();
+    my $places = $now->{zone_places}{leases};
+
+    cmp_ok($places, '<', MORE, 'leases: not all have a place');
+    cmp_ok($now->{zone_evicted}{leases}, '>=', MORE - $places,
+           'leases: some were evicted, and counted');
+    cmp_ok($now->{zone_entries}{leases}, '<=', $places,
+           'leases: no more are kept than have a place');
+    cmp_ok($now->{zone_entries}{leases}, '>', $places * 3 / 4,
+           'leases: nearly all places are in use');
+    is($now->{rate}{unverified}, 0, 'leases: nobody was admitted without one');
+    is($now->{rate_leases}{failed}, 0, 'leases: no question has failed');
+
+    # what Redis has counted is not forgotten with an entry
+
+    my $asked = $redis->calls('evalsha');
+
+    is_deeply([ map { $rated->contacts('limit=3', 'X-API-Key' => $good[0])
+                      ->status } 1 .. 3 ], [ (429) x 3 ],
+              'leases: a key that had used its rate up is refused');
+    cmp_ok($redis->calls('evalsha'), '>', $asked, 'leases: after it was evicted');
+    $rated->stop;
+}
+
+
+# Addresses that try keys, more of them than have a place: one whose place was
+# taken begins anew, and nothing else in the zone is lost.
+
+SKIP: {
+    skip 'this nginx has no realip module', 1
+        unless `@{[ Convotic::Nginx::binary() ]} -V 2>&1`
+               =~ /http_realip_module/;
+
+    my $limited = $t->nginx(%conf, http => 'set_real_ip_from 127.0.0.1;'
+        . 'real_ip_header X-Forwarded-For; convotic_auth_failures 1;'
+        . "convotic_zone 1m; $conf{http}");
+    my $status = sub { return $limited->get('/status')->json };
+    my $made = 0;
+    my %seen;
+
+    my $try = sub {
+        my ($conn, $label, @addresses) = @_;
+
+        while (my @some = splice @addresses, 0, PIPE) {
+            $conn->write(join '', map {
+                request('cvtk_live_unknown' . ++$made)
+                    =~ s/\r\n\z/X-Forwarded-For: $_\r\n\r\n/r
+            } @some);
+
+            $seen{"$label " . $conn->read->status}++ for @some;
+        }
+
+        return;
+    };
+
+    my $conn = $limited->connect;
+    my %once = map { join('.', 10, map { int rand 256 } 1 .. 3) => 1 } 1 .. MORE;
+
+    $try->($conn, 'one', keys %once);
+    is_deeply(\%seen, { 'one 401' => scalar keys %once },
+              'addresses: each may try a key');
+
+    my $now = $status->();
+    my $places = $now->{zone_places}{addresses};
+
+    is($now->{zone_entries}{addresses} + $now->{zone_evicted}{addresses},
+       keys %once, 'addresses: each was kept, or evicted and counted');
+    cmp_ok($now->{zone_entries}{addresses}, '<=', $places,
+           'addresses: no more are kept than have a place');
+    cmp_ok($now->{zone_entries}{addresses}, '>', $places * 3 / 4,
+           'addresses: nearly all places are in use');
+    is($now->{zone_evicted}{keys} + $now->{zone_evicted}{leases}, 0,
+       'addresses: nothing else was evicted for them');
+
+    $try->($conn, 'two', ('192.0.2.1') x 10);
+    cmp_ok($seen{'two 429'}, '>', 0, 'addresses: one that goes on is limited');
+    $limited->stop;
+}
 
 $t->finish;

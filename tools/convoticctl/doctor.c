@@ -39,6 +39,10 @@ doctor_keys(side_t *side)
         return;
     }
 
+    if (side->master) {
+        doctor_server_leases(side);
+    }
+
     doctor_tracking(side);
     doctor_tracking_gateways(side);
     doctor_store_meta(side);

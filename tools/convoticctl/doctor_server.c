@@ -27,6 +27,7 @@
 
 #define DOCTOR_NO_HASH                                                        \
     "0000000000000000000000000000000000000000000000000000000000000000"
+#define DOCTOR_NO_SHA1  "0000000000000000000000000000000000000000"
 
 static const char *const  doctor_server_keys[][DOCTOR_WORDS] = {
     { "EXISTS", "%meta" },
@@ -50,6 +51,18 @@ static const char *const  doctor_server_lock_probes[][DOCTOR_WORDS] = {
     { "EVAL", "redis.call('GET', KEYS[1]) "
               "return redis.call('DEL', KEYS[1])",
       "1", "%lock:v1:{:doctor:}:" },
+    { NULL }
+};
+
+
+/* EVALSHA of nothing: what is asked is whether it may be */
+
+static const char *const  doctor_server_lease_probes[][DOCTOR_WORDS] = {
+    { "EVAL", "redis.call('TIME') "
+              "redis.call('GET', KEYS[1]) "
+              "return redis.call('SET', KEYS[1], '1', 'XX', 'PX', '1')",
+      "1", "%rate:v1:" DOCTOR_NO_HASH },
+    { "EVALSHA", DOCTOR_NO_SHA1, "1", "%rate:v1:" DOCTOR_NO_HASH },
     { NULL }
 };
 
@@ -205,7 +218,8 @@ doctor_server_allowed(side_t *side, const char *const *probe)
         return false;
     }
 
-    allowed = (reply->type != REDIS_REPLY_ERROR);
+    allowed = (reply->type != REDIS_REPLY_ERROR
+               || strncmp(reply->str, "NOSCRIPT", 8) == 0);
 
     if (!allowed) {
         conn_error_reply(&side->conn, reply);
@@ -243,6 +257,27 @@ doctor_server_commands(side_t *side)
 
 
 /* the gateway works without them */
+
+void
+doctor_server_leases(side_t *side)
+{
+    int  i;
+
+    for (i = 0; doctor_server_lease_probes[i][0] != NULL; i++) {
+
+        if (!doctor_server_allowed(side, doctor_server_lease_probes[i])) {
+            side_say(side, SIDE_WARN, "leases", "%s is refused, so nodes do "
+                     "not share a key's rate: convotic_rate_fallback says "
+                     "what each does: %s; +evalsha +eval +get +set +time and "
+                     "~%srate:* are needed", doctor_server_lease_probes[i][0],
+                     side->conn.error, side->ctl->prefix);
+            return;
+        }
+    }
+
+    side_say(side, SIDE_OK, "leases", "the user may lease of a key's rate");
+}
+
 
 void
 doctor_server_locks(side_t *side)

@@ -20,6 +20,9 @@
  */
 bool doctor_server(side_t *side, const server_t *server);
 
+/* of the key server: what nodes share a key's rate by */
+void doctor_server_leases(side_t *side);
+
 /* of the bodies' server: what keeps two nodes from fetching the same */
 void doctor_server_locks(side_t *side);
 

@@ -16,6 +16,7 @@
 #include "record.h"
 #include "records.h"
 #include "text.h"
+#include "window.h"
 
 
 #define DOCTOR_GENERATION_MAX  18       /* digits */
@@ -49,6 +50,8 @@ static bool doctor_generation_good(const char *name, size_t len,
     const redisReply *reply);
 static bool doctor_rate_good(const char *name, size_t len,
     const redisReply *reply);
+static bool doctor_window_good(const char *name, size_t len,
+    const redisReply *reply);
 
 
 static const doctor_survey_t  doctor_generations = {
@@ -61,8 +64,15 @@ static const doctor_survey_t  doctor_generations = {
 static const doctor_survey_t  doctor_rates = {
     "rates", "rate:", "PTTL", doctor_rate_good,
     " rate windows, all with an expiry",
-    "rate windows have no expiry, so a key may be limited for ever",
+    "rate windows have no expiry, which the gateway gives to each",
     "delete it"
+};
+
+static const doctor_survey_t  doctor_windows = {
+    "windows", "rate:v1:", "GET", doctor_window_good,
+    ", all as the gateway writes them",
+    "hold no window, so the gateway begins one anew there",
+    "see who else writes under this prefix"
 };
 
 
@@ -225,6 +235,22 @@ doctor_rate_good(const char *name, size_t len, const redisReply *reply)
 }
 
 
+/* a nil is one that has ended since SCAN */
+
+static bool
+doctor_window_good(const char *name, size_t len, const redisReply *reply)
+{
+    window_t  w;
+
+    (void) name;
+    (void) len;
+
+    return reply->type == REDIS_REPLY_NIL
+           || (reply->type == REDIS_REPLY_STRING
+               && window_parse(reply->str, reply->len, &w));
+}
+
+
 static void
 doctor_survey_visit(void *data, const text_t *name, const redisReply *reply)
 {
@@ -291,4 +317,5 @@ doctor_store_names(side_t *side)
     doctor_records(side);
     doctor_survey(side, &doctor_generations);
     doctor_survey(side, &doctor_rates);
+    doctor_survey(side, &doctor_windows);
 }

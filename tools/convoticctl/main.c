@@ -2,22 +2,23 @@
 /*
  * Copyright (C) 2026 Convotic
  *
- * convoticctl, the administrator's tool: API keys, the purge of a workspace's
- * cached responses, and a check of the two Redis servers behind the gateway.
- * One command a run, over blocking connections.
+ * convoticctl, the administrator's tool: API keys and what is left of their
+ * rates, the purge of a workspace's cached responses, and a check of the two
+ * Redis servers behind the gateway.  One command a run, over blocking
+ * connections.
  *
  * This file owns the table of commands and the course of a run.  The files, a
  * row including only those of rows below it, or further left:
  *
  *     main
  *     doctor_side  doctor_server  doctor_policy  doctor_store  doctor
- *     meta  cache  keys
+ *     meta  cache  keys  rate
  *     options
  *     ctl
  *     record  records
  *     conn  names  master
  *     server
- *     date  key
+ *     date  key  window
  *     rc  output  mem  text
  */
 
@@ -38,6 +39,7 @@
 #include "meta.h"
 #include "options.h"
 #include "output.h"
+#include "rate.h"
 #include "rc.h"
 #include "server.h"
 
@@ -81,6 +83,12 @@ static const ctl_command_t  main_commands[] = {
     { "key", "rotate", keys_rotate_handler, 1, O_BIT(O_GRACE), 0,
       "key rotate ID|HASH|- [--grace T]",
       "replace a key; the old one works for T more" },
+
+    { "rate", "show", rate_show_handler, 1, 0, 0, "rate show ID|HASH|-",
+      "show what the nodes have leased of a key's rate" },
+
+    { "rate", "reset", rate_reset_handler, 1, 0, 0, "rate reset ID|HASH|-",
+      "begin a key's minute anew, on every node" },
 
     { "cache", "purge", cache_purge_handler, 0, O_BIT(O_WORKSPACE),
       O_BIT(O_WORKSPACE),

@@ -1,9 +1,9 @@
 
 /*
- * Owns the promise of a write: it is made on a master, by one script on one
- * Redis key, so that it is atomic, brings no deleted record back and touches
- * one slot; and what a failover would do to it is told.  A master_t lives in
- * its command's frame: meta.c, cache.c, keys.c.
+ * Owns the promise of a write: it is made on a master, by one script, so that
+ * it is atomic and brings no deleted record back, on one Redis key wherever
+ * that is enough; and what a failover would do to it is told.  A master_t lives
+ * in its command's frame: meta.c, cache.c, keys.c, rate.c.
  */
 
 

@@ -35,15 +35,15 @@ bool master_open(master_t *m, const server_t *server, int timeout);
 long long master_role(conn_t *c);
 
 /*
- * A script that touches one Redis key: argv is EVAL, the script, "1", the name
- * of the key, arguments, NULL.  The word that it returns, which the caller
+ * A script: argv is EVAL, the script, the number of Redis keys that it touches,
+ * their names, arguments, NULL.  The word that it returns, which the caller
  * frees; NULL: c->error says why.
  */
 char *master_script(conn_t *c, const char *const *argv);
 
 /*
- * The same, with the name and one argument or NULL, for a script that returns
- * an array of two strings.
+ * The same for one Redis key, with its name and one argument or NULL, for a
+ * script that returns an array of two strings.
  */
 redisReply *master_script_pair(conn_t *c, const char *script,
     const char *name, const char *arg);

@@ -4,7 +4,7 @@
  * the three scripts that write.  Between reading and writing a record others
  * may change or delete it: each script judges again what it relies on.  A
  * records_t lives in its command's frame and owns its records.  Called by
- * keys.c and doctor_store.c.
+ * keys.c, rate.c and doctor_store.c.
  */
 
 

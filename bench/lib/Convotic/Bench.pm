@@ -12,6 +12,7 @@ use File::Temp qw(tempdir);
 use IO::Compress::Gzip qw(gzip $GzipError);
 use IO::Uncompress::Gunzip qw(gunzip $GunzipError);
 use JSON::PP ();
+use List::Util qw(sum0);
 use Time::HiRes qw(sleep time);
 
 use Convotic::Bench::Machine qw(cores pin affinity);
@@ -50,7 +51,8 @@ my %INSTANCES = (
 );
 
 
-# new(say => sub): builds what is measured, and prepares a directory.
+# new(say => sub, rate => N): builds what is measured, and prepares a directory.
+# A key may ask N times a minute.
 
 sub new {
     my ($class, %arg) = @_;
@@ -58,7 +60,7 @@ sub new {
     my $top = abs_path(dirname(__FILE__) . '/../../..');
     my $self = bless {
         say => $arg{say} || sub { }, top => $top, bench => "$top/bench",
-        instances => {}, ports => {}, lines => {}, runs => 0,
+        rate => $arg{rate}, instances => {}, ports => {}, lines => {}, runs => 0,
     }, $class;
 
     $self->_install;
@@ -246,13 +248,38 @@ sub start_redis {
     my $keys = $self->{redis_keys}->init;
     my $digest = sha1_base64($KEYS{good});
 
-    $keys->add_key($KEYS{good}, rate => 1_000_000_000);
+    $keys->add_key($KEYS{good});
     $keys->add_key($KEYS{spent}, rate => 1);
     $keys->cmd('HSET', "lua:key:$digest", 'workspace', 'acme');
     $keys->cmd('SET', "lua:body:$digest:instagram:$self->{limit}{$_}",
                $self->{body}{$_}) for keys %{ $self->{body} };
 
     return;
+}
+
+
+# The next request of a key begins a minute of its own, for an nginx that is
+# started after this: others know of theirs.
+
+sub new_minute {
+    my ($self) = @_;
+
+    my $redis = $self->{redis_keys};
+
+    $redis->cmd('DEL', map { $redis->rate_name($_) } values %KEYS);
+
+    return;
+}
+
+
+# How often Redis was asked for more of a key's rate.
+
+sub lease_commands {
+    my ($self) = @_;
+
+    my $calls = $self->{redis_keys}->calls;
+
+    return sum0(map { $calls->{$_} || 0 } qw(eval evalsha));
 }
 
 
@@ -391,7 +418,7 @@ sub _fill {
         INSTANCE => $instance, DIR => $self->{dir}, SHM => $self->{shm},
         BENCH => $self->{bench}, MODULE => $self->{module},
         MODULES => MODULES, WORKERS => $workers, AFFINITY => affinity(@cores),
-        LOCAL => $what->{local},
+        LOCAL => $what->{local}, RATE => $self->{rate},
         KEYS_SOCKET => $self->{redis_keys}->socket,
         BODIES_SOCKET => $self->{redis_bodies}->socket,
     );

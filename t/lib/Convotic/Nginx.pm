@@ -210,7 +210,7 @@ sub _http_preamble {
     $text .= "    access_log %%DIR%%/access.log;\n"
         unless $self->{no_access_log};
 
-    return $text . $self->_direct($conf);
+    return $text . $self->_direct($conf) . $self->_unlimited($conf);
 }
 
 
@@ -224,6 +224,19 @@ sub _direct {
     return join '', map { "    $_ 0;\n" } grep { !_says($conf, $_) }
         qw(convotic_key_valid convotic_key_invalid convotic_key_stale
            convotic_cache_local);
+}
+
+
+# A test of something else sends as many requests as it likes, and counts
+# commands that have nothing to do with the rate.
+
+sub _unlimited {
+    my ($self, $conf) = @_;
+
+    return '' if $self->{rates} || !_says($conf, 'convotic')
+                 || _says($conf, 'convotic_rate');
+
+    return "    convotic_rate off;\n";
 }
 
 

@@ -57,7 +57,7 @@ sub new {
     my ($class, %arg) = @_;
 
     my $self = bless {
-        direct => $arg{direct},
+        direct => $arg{direct}, rates => $arg{rates},
         dir => tempdir('cvt-XXXXXX', DIR => '/tmp'),
         top => abs_path(dirname(__FILE__) . '/../../..'),
         redis => [], nginx => [], servers => [], allowed => [], names => {},
@@ -102,7 +102,8 @@ sub nginx {
 
     my $start = exists $arg{start} ? delete $arg{start} : 1;
     my $nginx = Convotic::Nginx->new(
-        direct => $self->{direct}, %arg, name => $self->_name($arg{name} || 'nginx'),
+        direct => $self->{direct}, rates => $self->{rates}, %arg,
+        name => $self->_name($arg{name} || 'nginx'),
         dir => $self->{dir}, top => $self->{top},
     );
     push @{ $self->{nginx} }, $nginx;

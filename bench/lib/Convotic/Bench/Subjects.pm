@@ -28,6 +28,7 @@ my @order = qw(S M L);
 # redis       commands to Redis per request: 0 unless given
 # needs       directives that the module must know
 # workers     1 unless given
+# counted     by bench/instructions only: it differs from another by too little
 
 my @subjects = (
     {
@@ -61,6 +62,12 @@ my @subjects = (
         name => 'local', title => 'ours, first level', ours => 1,
         server => 'local.contacts', sizes => \@order, cache => qr/hit/,
         to => 'return', needs => ['convotic_cache_local'],
+    },
+    {
+        name => 'local-unlimited', title => 'ours, first level, `convotic_rate off`',
+        ours => 1, server => 'local.unlimited', cache => qr/hit/,
+        to => 'return', counted => 1,
+        needs => [ 'convotic_cache_local', 'convotic_rate' ],
     },
     {
         name => 'redis', title => 'ours, Redis', ours => 1,
