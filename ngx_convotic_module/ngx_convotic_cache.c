@@ -97,6 +97,7 @@ static ngx_int_t ngx_convotic_cache_consider(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_convotic_body_t *body);
 static ngx_int_t ngx_convotic_cache_take(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_cache_drop(ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_fetch(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_behind(ngx_http_request_t *r,
@@ -213,7 +214,6 @@ ngx_convotic_cache_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         /* what another has stored meanwhile is to be found */
 
         cache->asked = 0;
-        cache->arrived = NULL;
     }
 
     cache->offline = 0;
@@ -493,6 +493,7 @@ ngx_convotic_cache_leave(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         ngx_del_timer(&ctx->cache.timer);
     }
 
+    ngx_convotic_cache_drop(ctx);
     ngx_convotic_cache_release(r, ctx);
     ngx_convotic_flight_leave(mcf->flights, ctx);
 }
@@ -763,10 +764,6 @@ ngx_convotic_cache_look(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         return ngx_convotic_cache_found(r, ctx, NGX_CONVOTIC_CACHE_HIT);
     }
 
-    if (cache->arrived && cache->copy == NULL) {
-        cache->detail = "outdated";
-    }
-
     return ngx_convotic_cache_fetch(r, ctx);
 }
 
@@ -827,29 +824,49 @@ ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 }
 
 
-/* what came from Redis, if it is the best there is, stays here */
+/*
+ * What came from Redis, if it is the best there is, stays here.  If it is of
+ * no use, the request lets go of it: it may be one of many that wait now.
+ */
 
 static ngx_int_t
 ngx_convotic_cache_take(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
+    ngx_int_t                  rc;
+    ngx_convotic_body_t       *body;
     ngx_convotic_main_conf_t  *mcf;
 
-    if (ctx->cache.arrived == NULL) {
+    body = ctx->cache.arrived;
+
+    if (body == NULL) {
         return NGX_OK;
     }
 
-    if (ngx_convotic_cache_consider(r, ctx, ctx->cache.arrived) != NGX_OK) {
-        return NGX_ERROR;
-    }
+    rc = ngx_convotic_cache_consider(r, ctx, body);
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    if (mcf->local && ctx->cache.copy == ctx->cache.arrived) {
-        ngx_convotic_local_store(mcf->local, mcf->zone, ctx,
-                                 ctx->cache.arrived);
+    if (rc == NGX_OK && mcf->local && ctx->cache.copy == body) {
+        ngx_convotic_local_store(mcf->local, mcf->zone, ctx, body);
     }
 
-    return NGX_OK;
+    if (ctx->cache.copy == NULL) {
+        ctx->cache.detail = "outdated";
+    }
+
+    ngx_convotic_cache_drop(ctx);
+
+    return rc;
+}
+
+
+static void
+ngx_convotic_cache_drop(ngx_convotic_ctx_t *ctx)
+{
+    if (ctx->cache.arrived) {
+        ngx_convotic_body_release(ctx->cache.arrived);
+        ctx->cache.arrived = NULL;
+    }
 }
 
 
@@ -1115,7 +1132,6 @@ ngx_convotic_cache_lease(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     cache->step = NGX_CONVOTIC_CACHE_LEASING;
     cache->denied = 0;
-    cache->arrived = NULL;
 
     ngx_str_set(&set[0], "SET");
     set[1] = cache->lock;
@@ -1451,9 +1467,8 @@ ngx_convotic_cache_body_handler(void *data, ngx_convotic_resp_t *reply)
             return;
         }
 
-        if (ngx_convotic_body_give(body, r->pool) == NGX_OK) {
-            ctx->cache.arrived = body;
-        }
+        ngx_convotic_cache_drop(ctx);
+        ctx->cache.arrived = body;
 
     } else if (rc == NGX_DECLINED) {
         ctx->cache.detail = "outdated";

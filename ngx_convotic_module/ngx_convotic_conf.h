@@ -298,7 +298,7 @@ typedef struct {
     ngx_str_t                     run_id;
     ngx_convotic_mark_t           mark;          /* of the generation */
     ngx_convotic_body_t          *copy;          /* held by the pool */
-    ngx_convotic_body_t          *arrived;       /* from Redis; likewise */
+    ngx_convotic_body_t          *arrived;       /* held; from Redis */
     ngx_event_t                   timer;         /* to ask for a lease again */
     ngx_msec_t                    since;         /* it waits for one */
     ngx_msec_t                    pause;
