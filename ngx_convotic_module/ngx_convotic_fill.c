@@ -283,11 +283,19 @@ ngx_convotic_fill_start(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ps->handler = ngx_convotic_fill_done;
     ps->data = fill;
 
+    sr = NULL;
+
     if (ngx_http_subrequest(r, &r->uri, &ctx->query, &sr, ps,
                             NGX_HTTP_SUBREQUEST_CLONE
                             |NGX_HTTP_SUBREQUEST_BACKGROUND)
         != NGX_OK)
     {
+        /* one that could not be posted has been counted all the same */
+
+        if (sr) {
+            r->main->count--;
+        }
+
         return NGX_ERROR;
     }
 

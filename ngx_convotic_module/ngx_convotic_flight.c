@@ -25,6 +25,9 @@
 /* what another node does is not tried within this time */
 #define NGX_CONVOTIC_FLIGHT_ELSE      300       /* ms */
 
+/* until then other workers have heard of an error, and do not try as well */
+#define NGX_CONVOTIC_FLIGHT_HEARD     30        /* ms */
+
 /* one of those that have waited in vain goes on in this time */
 #define NGX_CONVOTIC_FLIGHT_TRICKLE   1000      /* ms */
 
@@ -106,6 +109,8 @@ static void ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
     ngx_convotic_answer_t *answer);
 static void ngx_convotic_flight_wake_handler(ngx_event_t *ev);
 static void ngx_convotic_flight_poll_handler(ngx_event_t *ev);
+static ngx_uint_t ngx_convotic_flight_has_failed(
+    ngx_convotic_flights_t *flights, ngx_convotic_flight_t *flight);
 static void ngx_convotic_flight_timer_handler(ngx_event_t *ev);
 static ngx_convotic_table_t *ngx_convotic_flight_table(
     ngx_convotic_flights_t *flights, ngx_convotic_flight_kind_e kind);
@@ -383,15 +388,17 @@ ngx_convotic_flight_give_up(ngx_convotic_flights_t *flights,
                           + ngx_convotic_flight_pause(entry.failures);
             break;
 
+        case NGX_CONVOTIC_FLIGHT_ERROR:
+            entry.retry = ngx_current_msec + NGX_CONVOTIC_FLIGHT_HEARD;
+            break;
+
         default:
             break;
         }
 
         /* most often there is nothing to be remembered */
 
-        if (end == NGX_CONVOTIC_FLIGHT_ENDED
-            || flight->table == &flights->zone->tables->lookups)
-        {
+        if (end == NGX_CONVOTIC_FLIGHT_ENDED) {
             ngx_convotic_table_remove_locked(flight->table,
                                              flights->zone->scope,
                                              flight->name);
@@ -814,6 +821,7 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
 {
     uint64_t                 owner;
     ngx_int_t                rc;
+    ngx_uint_t               failed;
     ngx_queue_t             *q, *next;
     ngx_convotic_flight_t   *flight;
     ngx_convotic_flights_t  *flights;
@@ -830,8 +838,12 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
         next = ngx_queue_next(q);
         flight = ngx_queue_data(q, ngx_convotic_flight_t, remote);
 
-        rc = ngx_convotic_flight_take(flights, flight->table, flight->name,
-                                      flight->lifetime, 1, &owner);
+        failed = ngx_convotic_flight_has_failed(flights, flight);
+
+        rc = failed ? NGX_DECLINED
+                    : ngx_convotic_flight_take(flights, flight->table,
+                                               flight->name,
+                                               flight->lifetime, 1, &owner);
 
         if (rc == NGX_BUSY) {
             continue;
@@ -852,7 +864,8 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
         while (!ngx_queue_empty(&flight->waiters)) {
             ngx_convotic_flight_ready(flights,
                  ngx_convotic_flight_ctx(ngx_queue_head(&flight->waiters)),
-                 NGX_CONVOTIC_WOKEN_ENDED);
+                 failed ? NGX_CONVOTIC_WOKEN_FAILED
+                        : NGX_CONVOTIC_WOKEN_ENDED);
         }
 
         ngx_convotic_flight_remove(flights, flight);
@@ -861,6 +874,27 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
     if (!ngx_queue_empty(&flights->remote)) {
         ngx_add_timer(ev, NGX_CONVOTIC_FLIGHT_POLL);
     }
+}
+
+
+/*
+ * Of a look-up: who has waited for it as long as it took does not wait for
+ * the same server once more.
+ */
+
+static ngx_uint_t
+ngx_convotic_flight_has_failed(ngx_convotic_flights_t *flights,
+    ngx_convotic_flight_t *flight)
+{
+    ngx_convotic_flight_entry_t  entry;
+
+    return flight->table == &flights->zone->tables->lookups
+           && ngx_convotic_table_read(flight->table, flights->zone->scope,
+                                      flight->name, &entry)
+              == NGX_OK
+           && entry.owner == 0
+           && entry.refused
+           && ngx_convotic_flight_future(entry.retry);
 }
 
 

@@ -29,7 +29,7 @@
 /* how often the server is asked whether it is still what it was */
 #define NGX_CONVOTIC_REDIS_CHECK         1000   /* ms */
 
-/* the same error of a command is logged again after this */
+/* a kind of error of commands is logged again after this */
 #define NGX_CONVOTIC_REDIS_LOG_INTERVAL  60     /* s */
 
 /* bytes of a read, and reads of a ready socket before others have a turn */
@@ -49,6 +49,9 @@
 /* of a reply's error: its first word, and what is logged of it */
 #define NGX_CONVOTIC_REDIS_CODE_LEN      32
 #define NGX_CONVOTIC_REDIS_TEXT_MAX      256
+
+/* of errors that are remembered, so that each is logged once a minute */
+#define NGX_CONVOTIC_REDIS_KINDS         8
 
 
 typedef enum {
@@ -78,6 +81,14 @@ struct ngx_convotic_redis_slot_s {
     ngx_str_t                       command;     /* kept to send it again */
     ngx_uint_t                      attempts;
 };
+
+
+/* a kind of error, and when it was last logged; 0: never */
+
+typedef struct {
+    time_t                          time;
+    u_char                          code[NGX_CONVOTIC_REDIS_CODE_LEN];
+} ngx_convotic_redis_logged_t;
 
 
 struct ngx_convotic_redis_s {
@@ -117,8 +128,7 @@ struct ngx_convotic_redis_s {
     ngx_log_t                       log;
     ngx_pool_t                     *pool;        /* of the connection */
     u_char                          said[NGX_CONVOTIC_REDIS_CODE_LEN];
-    u_char                          error[NGX_CONVOTIC_REDIS_CODE_LEN];
-    time_t                          error_time;
+    ngx_convotic_redis_logged_t     logged[NGX_CONVOTIC_REDIS_KINDS];
 };
 
 
@@ -1700,18 +1710,34 @@ static void
 ngx_convotic_redis_log_code(ngx_convotic_redis_t *redis, const char *code,
     const char *text, ngx_uint_t level)
 {
-    time_t  now;
+    time_t                         now;
+    ngx_uint_t                     i;
+    ngx_convotic_redis_logged_t   *logged, *oldest;
 
     now = ngx_time();
+    oldest = &redis->logged[0];
 
-    if (ngx_strcmp(redis->error, code) == 0
-        && now - redis->error_time < NGX_CONVOTIC_REDIS_LOG_INTERVAL)
-    {
-        return;
+    for (i = 0; i < NGX_CONVOTIC_REDIS_KINDS; i++) {
+        logged = &redis->logged[i];
+
+        if (ngx_strcmp(logged->code, code) == 0) {
+
+            if (now - logged->time < NGX_CONVOTIC_REDIS_LOG_INTERVAL) {
+                return;
+            }
+
+            oldest = logged;
+            break;
+        }
+
+        if (logged->time < oldest->time) {
+            oldest = logged;
+        }
     }
 
-    (void) ngx_cpystrn(redis->error, (u_char *) code, sizeof(redis->error));
-    redis->error_time = now;
+    (void) ngx_cpystrn(oldest->code, (u_char *) code,
+                       NGX_CONVOTIC_REDIS_CODE_LEN);
+    oldest->time = now;
 
     ngx_log_error(level, &redis->log, 0, "Redis cannot say: %s", text);
 }

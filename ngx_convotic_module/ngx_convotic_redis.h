@@ -124,7 +124,7 @@ void ngx_convotic_redis_cancel(ngx_convotic_redis_slot_t *slot);
 /* its replies are not the ones that were asked for: the connection is closed */
 void ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis);
 
-/* logs what is wrong with the server, once a minute for one code in a row */
+/* logs what is wrong with the server, once a minute for one code */
 void ngx_convotic_redis_complain(ngx_convotic_redis_t *redis,
     const char *code, const char *text);
 

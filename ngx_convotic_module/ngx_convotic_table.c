@@ -252,9 +252,10 @@ ngx_convotic_table_remove_locked(ngx_convotic_table_t *table, uint64_t scope,
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 
     e->touched = 0;
-    table->used--;
 
     ngx_convotic_table_store(&e->sequence, sequence + 1);
+
+    table->used--;
 }
 
 
