@@ -83,7 +83,7 @@ $(BUILD)/simulate: $(wildcard t/simulate/*.[ch] ngx_convotic_module/*.h) \
 	    -Dkill=simulate_kill -Ingx_convotic_module -I$(TREE)/objs \
 	    $(addprefix -I$(TREE)/src/,core event event/modules os/unix http \
 	                               http/modules http/v2) \
-	    $$(pkg-config --cflags lua5.1 hiredis) -o $@.new \
+	    $$(pkg-config --cflags lua5.1) -o $@.new \
 	    t/simulate/*.c $(SIMULATED) $$(pkg-config --libs lua5.1 hiredis)
 	mv $@.new $@
 

@@ -55,6 +55,17 @@ sub changed {
 }
 
 
+# As many open files as this machine lets anybody have.
+
+sub allowed {
+    my ($wanted) = @_;
+
+    my ($most) = `sh -c 'ulimit -Hn'` =~ /^(\d+)$/;
+
+    return !defined $most || $wanted < $most ? $wanted : $most;
+}
+
+
 # Redis: the files, with addresses and directories of this test.  What the file
 # has for a replica alone stands in comments.
 
@@ -170,7 +181,8 @@ my @OF_THIS_TEST = (
 
 my $conf = changed(slurp("$EXAMPLES/nginx.conf"), @OF_THIS_TEST,
     qr/connect_timeout=100ms +timeout=50ms/ => 'connect_timeout=9s timeout=9s',
-    qr/127\.0\.0\.1:8081/ => '127.0.0.1:%%PORT_inner%%');
+    qr/127\.0\.0\.1:8081/ => '127.0.0.1:%%PORT_inner%%',
+    qr/^(worker_rlimit_nofile +\d+)/m => sub { $1 =~ s/(\d+)$/allowed($1)/er });
 
 my ($readme) = slurp("$FindBin::Bin/../README.md")
     =~ /^## A production configuration\n.*?^```nginx\n(.*?)^```$/ms;
@@ -375,7 +387,7 @@ SKIP: {
 
     my $kept = join ',', map { "+$_" } map { lc s/^CAP_//r } map { split }
         $hardening =~ /^CapabilityBoundingSet=(.*)$/mg;
-    my ($files) = $hardening =~ /^LimitNOFILE=(\d+)$/m;
+    my $files = allowed($hardening =~ /^LimitNOFILE=(\d+)$/m);
     my $wrapper = $t->write_file('hardened.sh', <<"EOS");
 #!/bin/sh
 ulimit -c 0 && ulimit -n $files || exit 1
