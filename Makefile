@@ -81,8 +81,9 @@ $(BUILD)/simulate: $(wildcard t/simulate/*.[ch] ngx_convotic_module/*.h) \
 	$(CC) -O1 -g -Wall -Wextra -Wno-unused-parameter -Werror \
 	    -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	    -Dkill=simulate_kill -Ingx_convotic_module -I$(TREE)/objs \
-	    $(addprefix -I$(TREE)/src/,core event event/modules os/unix http \
-	                               http/modules http/v2) \
+	    $(addprefix -I$(TREE)/src/,core event event/modules event/quic \
+	                               os/unix http http/modules http/v2 \
+	                               http/v3) \
 	    $$(pkg-config --cflags lua5.1) -o $@.new \
 	    t/simulate/*.c $(SIMULATED) $$(pkg-config --libs lua5.1 hiredis)
 	mv $@.new $@
