@@ -80,7 +80,8 @@ $(BUILD)/simulate: $(wildcard t/simulate/*.[ch] ngx_convotic_module/*.h) \
 		$(SIMULATED) | $(TREE)/objs/Makefile
 	$(CC) -O1 -g -Wall -Wextra -Wno-unused-parameter -Werror \
 	    -fsanitize=address,undefined -fno-sanitize-recover=undefined \
-	    -Dkill=simulate_kill -Ingx_convotic_module -I$(TREE)/objs \
+	    -D_GNU_SOURCE -Dkill=simulate_kill -Ingx_convotic_module \
+	    -I$(TREE)/objs \
 	    $(addprefix -I$(TREE)/src/,core event event/modules event/quic \
 	                               os/unix http http/modules http/v2 \
 	                               http/v3) \

@@ -766,14 +766,11 @@ ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
     own->code = answer->code;
     own->retry_after = answer->retry_after;
 
-    own->message.len = 0;
+    own->message.len = answer->message.len;
+    own->message.data = ngx_pstrdup(ctx->request->pool, &answer->message);
 
-    if (answer->message.len) {
-        own->message.data = ngx_pstrdup(ctx->request->pool, &answer->message);
-
-        if (own->message.data) {
-            own->message.len = answer->message.len;
-        }
+    if (own->message.data == NULL) {
+        ngx_str_set(&own->message, "The request could not be processed");
     }
 }
 

@@ -49,8 +49,6 @@ static ngx_int_t ngx_convotic_send_cache_status(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_send_count(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
-static ngx_int_t ngx_convotic_send_body(ngx_http_request_t *r,
-    ngx_str_t *body);
 static ngx_uint_t ngx_convotic_send_precondition(ngx_http_request_t *r,
     ngx_str_t *etag);
 static ngx_int_t ngx_convotic_send_add_number(ngx_http_request_t *r,
@@ -162,6 +160,8 @@ ngx_convotic_send_answer(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_convotic_send_form_t *form)
 {
     ngx_int_t               rc;
+    ngx_buf_t              *b;
+    ngx_chain_t             out;
     ngx_convotic_answer_t  *answer;
 
     answer = &ctx->answer;
@@ -176,6 +176,13 @@ ngx_convotic_send_answer(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     }
 
     if (rc != NGX_OK || ngx_convotic_send_headers(r, ctx) != NGX_OK) {
+        return NGX_HTTP_INTERNAL_SERVER_ERROR;
+    }
+
+    /* behind the header it would be too late to answer with an error */
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
         return NGX_HTTP_INTERNAL_SERVER_ERROR;
     }
 
@@ -205,7 +212,16 @@ ngx_convotic_send_answer(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
         return rc;
     }
 
-    return ngx_convotic_send_body(r, &form->body);
+    b->pos = form->body.data;
+    b->last = form->body.data + form->body.len;
+    b->memory = form->body.len ? 1 : 0;
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    return ngx_http_output_filter(r, &out);
 }
 
 
@@ -503,30 +519,6 @@ ngx_convotic_send_count(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
                                 NGX_CONVOTIC_COUNT_UNAUTHORIZED
                                 + ngx_convotic_error_index(ctx->answer.code));
     }
-}
-
-
-static ngx_int_t
-ngx_convotic_send_body(ngx_http_request_t *r, ngx_str_t *body)
-{
-    ngx_buf_t    *b;
-    ngx_chain_t   out;
-
-    b = ngx_calloc_buf(r->pool);
-    if (b == NULL) {
-        return NGX_ERROR;
-    }
-
-    b->pos = body->data;
-    b->last = body->data + body->len;
-    b->memory = body->len ? 1 : 0;
-    b->last_buf = 1;
-    b->last_in_chain = 1;
-
-    out.buf = b;
-    out.next = NULL;
-
-    return ngx_http_output_filter(r, &out);
 }
 
 

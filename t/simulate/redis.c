@@ -6,12 +6,15 @@
  */
 
 
+/* nginx's headers first: they say what the system's are to declare */
+
+#include "ngx_convotic_leases.h"
+
 #include <stdarg.h>
 #include <time.h>
 
 #include <hiredis/hiredis.h>
 
-#include "ngx_convotic_leases.h"
 #include "simulate.h"
 
 

@@ -26,6 +26,7 @@ my $ALERT = qr/
 my $SANITIZER = qr/
     AddressSanitizer | LeakSanitizer | UndefinedBehaviorSanitizer
     | :\s runtime\s error:
+    | ^==\d+==                           # valgrind
 /x;
 
 
@@ -536,10 +537,26 @@ sub _titled {
     my ($self, $title) = @_;
 
     my @pids = sort { $a <=> $b }
-        grep { Convotic::Process::title($_) =~ $title }
+        grep { $self->_title($_) =~ $title }
         map { $_->{pid} } $self->{process}->members;
 
     return @pids;
+}
+
+
+# Under valgrind the command line stays valgrind's, and the log says what a
+# process is.
+
+sub _title {
+    my ($self, $pid) = @_;
+
+    return Convotic::Process::title($pid) unless $ENV{TEST_VALGRIND};
+
+    my $log = $self->error_log;
+
+    return '' if $log !~ /start worker process $pid$/m;
+    return 'nginx: worker process'
+           . ($log =~ / $pid#\d+: gracefully shutting down/ ? ' is shutting down' : '');
 }
 
 
