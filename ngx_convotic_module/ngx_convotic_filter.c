@@ -315,7 +315,11 @@ ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     ngx_convotic_filter_clean(r);
 
-    if (!ctx->rate.told && ngx_convotic_limit_headers(r, ctx) != NGX_OK) {
+    /* ngx_http_filter_finalize_request() has dropped those that were told */
+
+    if ((!ctx->rate.told || r->filter_finalize)
+        && ngx_convotic_limit_headers(r, ctx) != NGX_OK)
+    {
         return NGX_ERROR;
     }
 

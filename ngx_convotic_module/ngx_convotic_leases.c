@@ -70,6 +70,7 @@ typedef struct {
     ngx_msec_t           told;       /* when Redis last answered */
     ngx_msec_t           retry;      /* Redis did not answer; 0: it did */
     ngx_atomic_uint_t    epoch;
+    ngx_uint_t           doubts;     /* how often the record has changed */
     ngx_uint_t           low;        /* with less than that left, ask ahead */
 } ngx_convotic_leases_entry_t;
 
@@ -231,7 +232,10 @@ ngx_convotic_leases_spend(ngx_convotic_zone_t *zone, const u_char *digest,
         word = lease.word;
         allowance->rest = ngx_convotic_leases_rest(lease.until);
 
-        if (allowance->rest == 0 || (word & NGX_CONVOTIC_LEASES_DOUBT)) {
+        if (allowance->rest == 0
+            || ((word & NGX_CONVOTIC_LEASES_DOUBT)
+                && ngx_convotic_leases_rest(lease.retry) == 0))
+        {
             return NGX_CONVOTIC_LEASES_NONE;
         }
 
@@ -285,7 +289,8 @@ ngx_convotic_leases_spend(ngx_convotic_zone_t *zone, const u_char *digest,
 
     return ((ngx_convotic_leases_left(word) <= lease.low
              || lease.epoch != zone->coherence->epoch)
-            && lease.asked == 0)
+            && lease.asked == 0
+            && ngx_convotic_leases_rest(lease.retry) == 0)
            ? NGX_CONVOTIC_LEASES_LOW : NGX_CONVOTIC_LEASES_SPENT;
 }
 
@@ -352,6 +357,7 @@ ngx_convotic_leases_claim(ngx_convotic_zone_t *zone, const u_char *digest,
     ask->limit = limit;
     ask->time = now;
     ask->epoch = zone->coherence->epoch;
+    ask->doubts = lease->doubts;
     ask->rest = rest;
     ask->window = 0;
     ask->used = 0;
@@ -370,10 +376,6 @@ ngx_convotic_leases_claim(ngx_convotic_zone_t *zone, const u_char *digest,
         ask->want = 1;
         ask->debt = 0;
     }
-
-    /* what changes from now on is doubted anew */
-
-    (void) __sync_fetch_and_and(&lease->word, ~NGX_CONVOTIC_LEASES_DOUBT);
 
     lease->asker = ngx_pid;
     lease->asked = now | 1;
@@ -453,11 +455,11 @@ ngx_convotic_leases_parse(ngx_convotic_leases_ask_t *ask,
 }
 
 
-void
+ngx_uint_t
 ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
     ngx_convotic_leases_ask_t *ask, ngx_convotic_leases_told_t *told)
 {
-    ngx_uint_t                    granted;
+    ngx_uint_t                    granted, over;
     ngx_convotic_leases_entry_t  *lease;
 
     ngx_convotic_zone_lock(zone);
@@ -472,6 +474,9 @@ ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
     } else {
         lease->debt -= ngx_min(lease->debt, ask->debt);
     }
+
+    over = told->used >= ask->limit
+           && (lease->window != told->window || lease->used < ask->limit);
 
     /* two answers may come in another order than they were given */
 
@@ -501,9 +506,17 @@ ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
 
     (void) ngx_atomic_fetch_add(&lease->word, granted);
 
+    /* what has changed since it was asked is still doubted */
+
+    if (lease->doubts == ask->doubts) {
+        (void) __sync_fetch_and_and(&lease->word, ~NGX_CONVOTIC_LEASES_DOUBT);
+    }
+
     ngx_convotic_table_close_locked(lease);
 
     ngx_convotic_zone_unlock(zone);
+
+    return over;
 }
 
 
@@ -519,7 +532,12 @@ ngx_convotic_leases_fail(ngx_convotic_zone_t *zone,
                                             zone->scope, ask->digest);
     if (lease) {
         lease->asked = 0;
-        lease->retry = (ngx_current_msec + NGX_CONVOTIC_LEASES_RETRY) | 1;
+
+        /* unless another worker has had an answer meanwhile */
+
+        if ((ngx_msec_int_t) (lease->told - ask->time) <= 0) {
+            lease->retry = (ngx_current_msec + NGX_CONVOTIC_LEASES_RETRY) | 1;
+        }
     }
 
     ngx_convotic_zone_unlock(zone);
@@ -592,6 +610,7 @@ ngx_convotic_leases_doubt(ngx_convotic_zone_t *zone, const u_char *digest)
     lease = ngx_convotic_table_place_locked(&zone->tables->leases,
                                             zone->scope, digest);
     if (lease) {
+        lease->doubts++;
         (void) __sync_fetch_and_or(&lease->word, NGX_CONVOTIC_LEASES_DOUBT);
     }
 

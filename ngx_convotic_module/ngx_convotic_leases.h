@@ -43,6 +43,7 @@ typedef struct {
     uint64_t             debt;       /* admitted without a lease */
     ngx_msec_t           time;       /* when it was put */
     ngx_atomic_uint_t    epoch;
+    ngx_uint_t           doubts;
 } ngx_convotic_leases_ask_t;
 
 
@@ -91,7 +92,8 @@ void ngx_convotic_leases_arguments(ngx_convotic_leases_ask_t *ask,
 ngx_int_t ngx_convotic_leases_parse(ngx_convotic_leases_ask_t *ask,
     ngx_convotic_resp_t *reply, ngx_convotic_leases_told_t *told);
 
-void ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
+/* returns whether it is news that nothing is left for others */
+ngx_uint_t ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
     ngx_convotic_leases_ask_t *ask, ngx_convotic_leases_told_t *told);
 void ngx_convotic_leases_fail(ngx_convotic_zone_t *zone,
     ngx_convotic_leases_ask_t *ask);

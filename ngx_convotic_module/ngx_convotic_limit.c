@@ -354,6 +354,12 @@ ngx_convotic_limit_put(ngx_convotic_limit_question_t *question,
 
     limits = question->limits;
 
+    /* other workers have connections of their own */
+
+    if (ngx_convotic_redis_is_away(limits->redis)) {
+        return NGX_DECLINED;
+    }
+
     rc = ngx_convotic_leases_claim(limits->zone, question->digest, limit,
                                    &question->ask);
     if (rc != NGX_OK) {
@@ -488,7 +494,9 @@ ngx_convotic_limit_resend(ngx_convotic_limit_question_t *question)
         return ngx_convotic_limit_send(question, 1);
     }
 
-    if (!question->again && !ngx_convotic_redis_is_ready(redis)) {
+    if (!question->again && !ngx_terminate
+        && !ngx_convotic_redis_is_ready(redis))
+    {
         question->again = 1;
         return ngx_convotic_limit_send(question, question->evaled);
     }
@@ -502,6 +510,7 @@ ngx_convotic_limit_told(ngx_convotic_limit_question_t *question,
     ngx_convotic_leases_told_t *told)
 {
     u_char                  hex[NGX_CONVOTIC_HEX_LEN];
+    ngx_uint_t              over;
     ngx_convotic_limits_t  *limits;
 
     limits = question->limits;
@@ -510,9 +519,9 @@ ngx_convotic_limit_told(ngx_convotic_limit_question_t *question,
                                           ? NGX_CONVOTIC_COUNT_LEASE_GRANTED
                                           : NGX_CONVOTIC_COUNT_LEASE_EMPTY);
 
-    ngx_convotic_leases_bank(limits->zone, &question->ask, told);
+    over = ngx_convotic_leases_bank(limits->zone, &question->ask, told);
 
-    if (told->used >= question->ask.limit) {
+    if (over) {
         ngx_hex_dump(hex, question->digest, NGX_CONVOTIC_DIGEST_LEN);
 
         ngx_log_error(NGX_LOG_NOTICE, limits->log, 0,

@@ -416,6 +416,13 @@ ngx_convotic_redis_is_ready(ngx_convotic_redis_t *redis)
 }
 
 
+ngx_uint_t
+ngx_convotic_redis_is_away(ngx_convotic_redis_t *redis)
+{
+    return redis->failures != 0;
+}
+
+
 ngx_str_t *
 ngx_convotic_redis_name(ngx_convotic_redis_t *redis)
 {

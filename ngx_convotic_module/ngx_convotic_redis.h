@@ -130,6 +130,9 @@ void ngx_convotic_redis_complain(ngx_convotic_redis_t *redis,
 
 ngx_uint_t ngx_convotic_redis_is_ready(ngx_convotic_redis_t *redis);
 
+/* for this worker: what is sent is refused at once */
+ngx_uint_t ngx_convotic_redis_is_away(ngx_convotic_redis_t *redis);
+
 /* address and database, as configured */
 ngx_str_t *ngx_convotic_redis_name(ngx_convotic_redis_t *redis);
 

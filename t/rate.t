@@ -458,7 +458,13 @@ for my $workers (1, 2) {
         for my $who ('alone', 'not alone') {
             my $name = "$way, $who";
             my $rate = $who eq 'alone' ? 1 : 2;
+            my $changes = metrics($g)->{invalidations}{key};
             my @key = ('X-API-Key' => new_key(rate => $rate));
+
+            # what is told of the new record is not to come behind its look-up
+
+            wait_until(sub { metrics($g)->{invalidations}{key} > $changes }, BACK);
+
             my @clients = $who eq 'alone' ? 'goes' : qw(goes stays);
 
             # its record and the body are known: the rate is all that is asked
