@@ -320,14 +320,14 @@ $up->set(status => undef, control => undef);
 
     # its lifetime is over at once, for who does not have it yet
 
-    $two[0]->contacts('limit=7');
+    $two[0]->contacts('limit=77');
 
-    my ($body) = grep { $redis->cmd('GET', $_) =~ /^query limit=7$/m }
+    my ($body) = grep { $redis->cmd('GET', $_) =~ /^query limit=77$/m }
         $redis->names('convotic:body:*');
     my $envelope = $redis->cmd('GET', $body) =~ s/^fresh \d+$/fresh 1/mr;
 
     $redis->cmd('SET', $body, $envelope, 'PX', 60_000);
-    $two[1]->contacts('limit=7');
+    $two[1]->contacts('limit=77');
     ok(wait_until(sub { $two[1]->access_log('s.log') =~ /^UPDATING\n\z/m }, 10),
        'UPDATING');
     $_->stop for @two;
