@@ -105,12 +105,6 @@ static ngx_int_t ngx_convotic_limit_draft(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 
 
-#define ngx_convotic_limit_ctx(q)                                             \
-    ((ngx_convotic_ctx_t *) ((u_char *) (q)                                   \
-        - offsetof(ngx_convotic_ctx_t, rate)                                  \
-        - offsetof(ngx_convotic_rate_ctx_t, queue)))
-
-
 ngx_convotic_limits_t *
 ngx_convotic_limit_create(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
 {
@@ -229,24 +223,25 @@ static ngx_int_t
 ngx_convotic_limit_wait(ngx_convotic_limits_t *limits,
     ngx_convotic_ctx_t *ctx)
 {
+    ngx_uint_t                      is_new;
     ngx_convotic_limit_question_t  *question;
 
     question = ngx_convotic_limit_find(limits, ctx->key_digest);
 
-    if (question == NULL) {
+    is_new = (question == NULL);
+
+    if (is_new) {
         question = ngx_convotic_limit_insert(limits, ctx->key_digest);
         if (question == NULL) {
             return NGX_ERROR;
         }
+    }
 
-        ngx_queue_insert_tail(&question->waiters, &ctx->rate.queue);
-        ctx->rate.waiting = 1;
+    ngx_queue_insert_tail(&question->waiters, &ctx->rate.queue);
+    ctx->rate.waiting = 1;
 
+    if (is_new) {
         ngx_convotic_limit_settle(question);
-
-    } else {
-        ngx_queue_insert_tail(&question->waiters, &ctx->rate.queue);
-        ctx->rate.waiting = 1;
     }
 
     return NGX_AGAIN;
@@ -549,7 +544,7 @@ ngx_convotic_limit_settle(ngx_convotic_limit_question_t *question)
     while (!ngx_queue_empty(&question->waiters)) {
 
         q = ngx_queue_head(&question->waiters);
-        ctx = ngx_convotic_limit_ctx(q);
+        ctx = ngx_queue_data(q, ngx_convotic_ctx_t, rate.queue);
 
         found = ngx_convotic_leases_spend(limits->zone, question->digest,
                                           ctx->rate.limit,
@@ -641,7 +636,7 @@ ngx_convotic_limit_wake_handler(ngx_event_t *ev)
         }
 
         q = ngx_queue_head(&limits->ready);
-        ctx = ngx_convotic_limit_ctx(q);
+        ctx = ngx_queue_data(q, ngx_convotic_ctx_t, rate.queue);
 
         ngx_convotic_limit_unlink(ctx);
 
@@ -662,6 +657,9 @@ ngx_convotic_limit_poll_handler(ngx_event_t *ev)
     ngx_convotic_limit_question_t  *question;
 
     limits = ev->data;
+
+    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, ev->log, 0,
+                   "convotic limit poll handler");
 
     for (q = ngx_queue_head(&limits->remote);
          q != ngx_queue_sentinel(&limits->remote);
