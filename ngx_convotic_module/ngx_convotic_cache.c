@@ -58,6 +58,8 @@
 /* the flight of a fill ends by itself this much after the fill would have */
 #define NGX_CONVOTIC_CACHE_GRACE        5000    /* ms */
 
+#define NGX_CONVOTIC_CACHE_TOKEN        16      /* digits */
+
 /* digests of names that a worker remembers, and bytes of what they are of */
 #define NGX_CONVOTIC_CACHE_NAMES        256
 #define NGX_CONVOTIC_CACHE_NAME_LEN     184
@@ -119,6 +121,8 @@ static ngx_int_t ngx_convotic_cache_leased(ngx_http_request_t *r,
 static ngx_int_t ngx_convotic_cache_lead(ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_cache_release(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
+static void ngx_convotic_cache_unlock(ngx_convotic_main_conf_t *mcf,
+    ngx_str_t *lock, ngx_str_t *token);
 static void ngx_convotic_cache_timer_handler(ngx_event_t *ev);
 static void ngx_convotic_cache_generation_handler(void *data,
     ngx_convotic_resp_t *reply);
@@ -1112,7 +1116,9 @@ static ngx_int_t
 ngx_convotic_cache_lease(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
     u_char                     px[NGX_INT64_LEN];
-    ngx_str_t                  set[6], get[2];
+    u_char                     text[NGX_CONVOTIC_CACHE_TOKEN];
+    uint64_t                   abandoned;
+    ngx_str_t                  set[6], get[2], dead;
     ngx_convotic_main_conf_t  *mcf;
     ngx_convotic_cache_ctx_t  *cache;
 
@@ -1132,6 +1138,15 @@ ngx_convotic_cache_lease(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     cache->step = NGX_CONVOTIC_CACHE_LEASING;
     cache->denied = 0;
+
+    abandoned = ngx_convotic_flight_abandoned(ctx->flight);
+
+    if (abandoned) {
+        dead.data = text;
+        dead.len = ngx_sprintf(text, "%016xL", abandoned) - text;
+
+        ngx_convotic_cache_unlock(mcf, &cache->lock, &dead);
+    }
 
     ngx_str_set(&set[0], "SET");
     set[1] = cache->lock;
@@ -1247,7 +1262,6 @@ ngx_convotic_cache_lead(ngx_convotic_ctx_t *ctx)
 static void
 ngx_convotic_cache_release(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    ngx_str_t                  eval[5];
     ngx_convotic_main_conf_t  *mcf;
 
     /* the reply that is still to come may say that it is ours */
@@ -1261,11 +1275,21 @@ ngx_convotic_cache_release(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
+    ngx_convotic_cache_unlock(mcf, &ctx->cache.lock, &ctx->cache.token);
+}
+
+
+static void
+ngx_convotic_cache_unlock(ngx_convotic_main_conf_t *mcf, ngx_str_t *lock,
+    ngx_str_t *token)
+{
+    ngx_str_t  eval[5];
+
     ngx_str_set(&eval[0], "EVAL");
     eval[1] = ngx_convotic_cache_release_script;
     ngx_str_set(&eval[2], "1");
-    eval[3] = ctx->cache.lock;
-    eval[4] = ctx->cache.token;
+    eval[3] = *lock;
+    eval[4] = *token;
 
     (void) ngx_convotic_redis_post(mcf->bodies, 5, eval);
 }
@@ -1681,7 +1705,7 @@ ngx_convotic_cache_lock_name(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     p = ngx_pnalloc(r->pool, mcf->prefix.len + sizeof("lock:v1:{}:")
                              + ctx->workspace.len + NGX_CONVOTIC_HEX_LEN
-                             + 3 * NGX_INT64_LEN);
+                             + NGX_CONVOTIC_CACHE_TOKEN);
     if (p == NULL) {
         return NGX_ERROR;
     }
@@ -1693,11 +1717,8 @@ ngx_convotic_cache_lock_name(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
                     (size_t) NGX_CONVOTIC_HEX_LEN, hex);
     ctx->cache.lock.len = p - ctx->cache.lock.data;
 
-    /* nobody else's, on whatever node */
-
     ctx->cache.token.data = p;
-    p = ngx_sprintf(p, "%P.%08xD%08xD", ngx_pid, (uint32_t) ngx_random(),
-                    (uint32_t) ngx_random());
+    p = ngx_sprintf(p, "%016xL", ngx_convotic_flight_token(ctx->flight));
     ctx->cache.token.len = p - ctx->cache.token.data;
 
     return NGX_OK;

@@ -43,12 +43,13 @@
 
 typedef struct {
     uint64_t                  owner;     /* pid and number; 0: nobody */
+    uint64_t                  token;     /* of the owner's attempt */
     ngx_msec_t                deadline;
     ngx_msec_t                pass;      /* until then it is not shared */
     ngx_msec_t                retry;     /* not before, if one need not */
     ngx_msec_t                trickle;
-    ngx_uint_t                failures;  /* in a row */
-    ngx_uint_t                refused;   /* the last answer was an error */
+    uint32_t                  failures;  /* in a row */
+    uint32_t                  refused;   /* the last answer was an error */
 } ngx_convotic_flight_entry_t;
 
 
@@ -58,6 +59,8 @@ struct ngx_convotic_flight_s {
     ngx_queue_t               waiters;
     ngx_convotic_table_t     *table;     /* of its kind */
     uint64_t                  owner;     /* 0: another worker's */
+    uint64_t                  token;
+    uint64_t                  abandoned; /* token of an owner who died */
     ngx_msec_t                lifetime;
     u_char                    name[NGX_CONVOTIC_TABLE_NAME];
 };
@@ -89,8 +92,7 @@ static ngx_convotic_flight_t *ngx_convotic_flight_insert(
 static void ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight);
 static ngx_int_t ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
-    ngx_convotic_table_t *table, const u_char *name, ngx_msec_t lifetime,
-    ngx_uint_t needed, uint64_t *owner);
+    ngx_convotic_flight_t *flight, ngx_uint_t needed);
 static void ngx_convotic_flight_give_up(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight, ngx_convotic_flight_end_e end);
 static ngx_uint_t ngx_convotic_flight_owned(
@@ -177,7 +179,6 @@ ngx_convotic_flight_join(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx, ngx_convotic_flight_kind_e kind,
     const u_char *name, ngx_msec_t lifetime, ngx_msec_t timeout)
 {
-    uint64_t                owner;
     ngx_int_t               rc;
     ngx_convotic_table_t   *table;
     ngx_convotic_flight_t  *flight;
@@ -199,7 +200,7 @@ ngx_convotic_flight_join(ngx_convotic_flights_t *flights,
         return NGX_ERROR;
     }
 
-    rc = ngx_convotic_flight_take(flights, table, name, lifetime, 1, &owner);
+    rc = ngx_convotic_flight_take(flights, flight, 1);
 
     if (rc == NGX_DECLINED) {
         ngx_convotic_flight_remove(flights, flight);
@@ -207,7 +208,6 @@ ngx_convotic_flight_join(ngx_convotic_flights_t *flights,
     }
 
     if (rc == NGX_OK) {
-        flight->owner = owner;
         ctx->flight = flight;
         return NGX_OK;
     }
@@ -233,7 +233,6 @@ ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx, ngx_convotic_flight_kind_e kind,
     const u_char *name, ngx_msec_t lifetime)
 {
-    uint64_t                      owner;
     ngx_int_t                     rc;
     ngx_convotic_table_t         *table;
     ngx_convotic_flight_t        *flight;
@@ -257,14 +256,13 @@ ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
         return NGX_DECLINED;
     }
 
-    rc = ngx_convotic_flight_take(flights, table, name, lifetime, 0, &owner);
+    rc = ngx_convotic_flight_take(flights, flight, 0);
 
     if (rc != NGX_OK) {
         ngx_convotic_flight_remove(flights, flight);
         return rc;
     }
 
-    flight->owner = owner;
     ctx->flight = flight;
 
     return NGX_OK;
@@ -275,6 +273,25 @@ ngx_uint_t
 ngx_convotic_flight_is(ngx_convotic_flight_t *flight, const u_char *name)
 {
     return ngx_memcmp(flight->name, name, NGX_CONVOTIC_TABLE_NAME) == 0;
+}
+
+
+uint64_t
+ngx_convotic_flight_token(ngx_convotic_flight_t *flight)
+{
+    return flight->token;
+}
+
+
+uint64_t
+ngx_convotic_flight_abandoned(ngx_convotic_flight_t *flight)
+{
+    uint64_t  token;
+
+    token = flight->abandoned;
+    flight->abandoned = 0;
+
+    return token;
 }
 
 
@@ -520,6 +537,7 @@ ngx_convotic_flight_insert(ngx_convotic_flights_t *flights,
 
     flight->table = table;
     flight->owner = 0;
+    flight->abandoned = 0;
     flight->lifetime = lifetime;
     flight->remote.next = NULL;
 
@@ -550,19 +568,22 @@ ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
 }
 
 
+/*
+ * NGX_OK: the flight is this worker's; NGX_BUSY: another's, or not needed so
+ * soon; NGX_DECLINED: what would come is not shared.
+ */
+
 static ngx_int_t
 ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
-    ngx_convotic_table_t *table, const u_char *name, ngx_msec_t lifetime,
-    ngx_uint_t needed, uint64_t *owner)
+    ngx_convotic_flight_t *flight, ngx_uint_t needed)
 {
-    ngx_int_t                     rc;
-    ngx_convotic_flight_entry_t   entry;
-
-    *owner = ((uint64_t) ngx_pid << 32) | ++flights->number;
+    ngx_int_t                    rc;
+    ngx_convotic_flight_entry_t  entry;
 
     ngx_convotic_zone_lock(flights->zone);
 
-    if (ngx_convotic_table_read(table, flights->zone->scope, name, &entry)
+    if (ngx_convotic_table_read(flight->table, flights->zone->scope,
+                                flight->name, &entry)
         != NGX_OK)
     {
         ngx_memzero(&entry, sizeof(ngx_convotic_flight_entry_t));
@@ -579,11 +600,17 @@ ngx_convotic_flight_take(ngx_convotic_flights_t *flights,
     } else {
         rc = NGX_OK;
 
-        entry.owner = *owner;
-        entry.deadline = ngx_current_msec + lifetime;
+        flight->owner = ((uint64_t) ngx_pid << 32) | ++flights->number;
+        flight->token = ((uint64_t) ngx_random() << 32)
+                        ^ (uint64_t) ngx_random();
+        flight->abandoned = entry.owner ? entry.token : 0;
 
-        ngx_convotic_table_write_locked(table, flights->zone->scope, name,
-                                        &entry);
+        entry.owner = flight->owner;
+        entry.token = flight->token;
+        entry.deadline = ngx_current_msec + flight->lifetime;
+
+        ngx_convotic_table_write_locked(flight->table, flights->zone->scope,
+                                        flight->name, &entry);
     }
 
     ngx_convotic_zone_unlock(flights->zone);
@@ -816,7 +843,6 @@ ngx_convotic_flight_wake_handler(ngx_event_t *ev)
 static void
 ngx_convotic_flight_poll_handler(ngx_event_t *ev)
 {
-    uint64_t                 owner;
     ngx_int_t                rc;
     ngx_uint_t               failed;
     ngx_queue_t             *q, *next;
@@ -838,9 +864,7 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
         failed = ngx_convotic_flight_has_failed(flights, flight);
 
         rc = failed ? NGX_DECLINED
-                    : ngx_convotic_flight_take(flights, flight->table,
-                                               flight->name,
-                                               flight->lifetime, 1, &owner);
+                    : ngx_convotic_flight_take(flights, flight, 1);
 
         if (rc == NGX_BUSY) {
             continue;
@@ -853,7 +877,6 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
 
             /* one looks at what has come, and the others wait for that one */
 
-            flight->owner = owner;
             ngx_convotic_flight_promote(flights, flight);
             continue;
         }

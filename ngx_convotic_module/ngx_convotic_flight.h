@@ -62,6 +62,12 @@ ngx_int_t ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
 ngx_uint_t ngx_convotic_flight_is(ngx_convotic_flight_t *flight,
     const u_char *name);
 
+/* a number of the leader's attempt that no other has, on whatever node */
+uint64_t ngx_convotic_flight_token(ngx_convotic_flight_t *flight);
+
+/* that of the attempt before, if its process died in it; once, else 0 */
+uint64_t ngx_convotic_flight_abandoned(ngx_convotic_flight_t *flight);
+
 /* how the last attempt ended: _ERROR, _FAILED, or _ENDED for the rest */
 ngx_convotic_flight_end_e ngx_convotic_flight_last(
     ngx_convotic_flights_t *flights, ngx_convotic_flight_kind_e kind,

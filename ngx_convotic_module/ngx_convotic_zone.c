@@ -17,7 +17,7 @@
 
 
 /* to be raised with every change of what stands in the zone */
-#define NGX_CONVOTIC_ZONE_LAYOUT  3
+#define NGX_CONVOTIC_ZONE_LAYOUT  4
 
 #define NGX_CONVOTIC_ZONE_SHARDS  32
 

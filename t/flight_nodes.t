@@ -220,6 +220,40 @@ sub ask {
 }
 
 
+# A worker dies that holds it: the one that leads after it on this node removes
+# what was left behind, and so asks for its own but once, with one body's SET
+# behind it.
+
+{
+    my $name = 'a worker dies';
+    my $path = cold();
+    my $conn = ask($first, $path);
+
+    ok(wait_until(sub { $up->count == 1 && locks() }, BACK), "$name: it leads");
+
+    my ($lock) = locks();
+    my $token = $bodies->cmd('GET', $lock);
+    my $job = crowd($second, $path, FEW);
+
+    ok(wait_until(sub { metrics($second)->{waiting} == FEW - 1 }, BACK),
+       "$name: another node waits");
+    $first->kill_worker($first->workers);
+    $up->set(hold => 0);
+
+    my @monitored = $bodies->monitor(sub {
+        in_time(sub { my $res = eval { $first->get($path, { lax => 1 }, @acme) };
+                      $res && $res->status == 200 });
+        ok(wait_until(sub { !locks() }, BACK), "$name: no lease is left");
+    });
+
+    my @own = grep { /"EVAL" .*\Q$lock\E.*\Q$token\E/ } @monitored;
+
+    is(scalar @own, 1, "$name: what was left behind is removed, by its token");
+    all_served($name, body(), $job);
+    is($up->count, 2, "$name: of one fetch more");
+}
+
+
 # An expired copy is renewed by one of them; both go on with what they have.
 
 {
