@@ -58,6 +58,7 @@ typedef struct ngx_convotic_ctx_s         ngx_convotic_ctx_t;
 typedef struct ngx_convotic_fill_s        ngx_convotic_fill_t;
 typedef struct ngx_convotic_body_s        ngx_convotic_body_t;
 typedef struct ngx_convotic_local_s       ngx_convotic_local_t;
+typedef struct ngx_convotic_waiters_s     ngx_convotic_waiters_t;
 typedef struct ngx_convotic_flight_s      ngx_convotic_flight_t;
 typedef struct ngx_convotic_flights_s     ngx_convotic_flights_t;
 typedef struct ngx_convotic_tracking_s    ngx_convotic_tracking_t;
@@ -77,6 +78,7 @@ typedef struct {
     ngx_convotic_local_t         *local;     /* NULL: no first level */
     size_t                        local_size;
     ngx_msec_t                    local_valid;
+    ngx_convotic_waiters_t       *waiters;
     ngx_convotic_flights_t       *flights;
     ngx_convotic_tracking_t      *tracking;
     ngx_convotic_limits_t        *limits;
@@ -232,7 +234,6 @@ typedef enum {
 
 
 typedef struct {
-    ngx_queue_t                   queue;
     ngx_event_t                   timer;
     ngx_convotic_flight_t        *flight;        /* NULL: does not wait */
     ngx_convotic_woken_e          woken;         /* until the check begins */
@@ -263,9 +264,7 @@ typedef struct {
 typedef struct {
     ngx_uint_t                    limit;     /* a minute; 0: none applies */
     ngx_convotic_allowance_t      allowance;
-    ngx_queue_t                   queue;
     ngx_convotic_limit_e          verdict;
-    unsigned                      waiting:1;     /* is in a queue */
     unsigned                      told:1;        /* in headers */
 } ngx_convotic_rate_ctx_t;
 
@@ -332,6 +331,7 @@ struct ngx_convotic_ctx_s {
     ngx_msec_t                    redis_start;
     ngx_msec_t                    redis_time;
 
+    ngx_queue_t                   queue;         /* waiters.c's */
     ngx_convotic_flight_t        *flight;        /* that this one leads */
     ngx_convotic_waiter_t         waiter;
 

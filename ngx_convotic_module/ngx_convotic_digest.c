@@ -97,3 +97,14 @@ ngx_convotic_digest_cleanup(void *data)
 
     EVP_MD_CTX_free(digest->ctx);
 }
+
+
+uint32_t
+ngx_convotic_digest_hash(const u_char *value)
+{
+    uint32_t  hash;
+
+    ngx_memcpy(&hash, value, sizeof(uint32_t));
+
+    return hash;
+}

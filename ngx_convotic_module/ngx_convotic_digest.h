@@ -29,5 +29,8 @@ ngx_int_t ngx_convotic_digest(ngx_convotic_digest_t *digest,
 ngx_int_t ngx_convotic_digest_hex(ngx_convotic_digest_t *digest,
     ngx_str_t *parts, ngx_uint_t n, u_char *hex);
 
+/* of a digest, for a tree of things that are named by one */
+uint32_t ngx_convotic_digest_hash(const u_char *value);
+
 
 #endif /* _NGX_CONVOTIC_DIGEST_H_INCLUDED_ */

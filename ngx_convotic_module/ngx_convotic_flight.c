@@ -12,6 +12,8 @@
 
 
 #include "ngx_convotic_conf.h"
+#include "ngx_convotic_digest.h"
+#include "ngx_convotic_waiters.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_body.h"
 #include "ngx_convotic_flight.h"
@@ -35,9 +37,6 @@
 #define NGX_CONVOTIC_FLIGHT_RETRY     1000      /* ms */
 #define NGX_CONVOTIC_FLIGHT_RETRY_MAX 10000     /* ms */
 
-/* requests that are woken in one turn of the event loop */
-#define NGX_CONVOTIC_FLIGHT_BATCH     64
-
 
 /* of the zone's table; times are ngx_current_msec, 0 is never */
 
@@ -54,7 +53,8 @@ typedef struct {
 
 
 struct ngx_convotic_flight_s {
-    ngx_rbtree_node_t         node;
+    ngx_str_node_t            node;      /* by the name */
+    ngx_rbtree_t             *tree;      /* of its kind */
     ngx_queue_t               remote;    /* of those that another worker has */
     ngx_queue_t               waiters;
     ngx_convotic_table_t     *table;     /* of its kind */
@@ -68,11 +68,10 @@ struct ngx_convotic_flight_s {
 
 struct ngx_convotic_flights_s {
     ngx_convotic_zone_t      *zone;
-    ngx_rbtree_t              tree;
-    ngx_rbtree_node_t         sentinel;
+    ngx_convotic_waiters_t   *waiters;
+    ngx_rbtree_t              trees[NGX_CONVOTIC_FLIGHT_KINDS];
+    ngx_rbtree_node_t         sentinels[NGX_CONVOTIC_FLIGHT_KINDS];
     ngx_queue_t               remote;
-    ngx_queue_t               ready;     /* to be woken */
-    ngx_event_t               wake;
     ngx_event_t               poll;
     ngx_log_t                *log;
     ngx_uint_t                waiting;
@@ -84,10 +83,10 @@ struct ngx_convotic_flights_s {
 static void ngx_convotic_flight_promote(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight);
 static ngx_convotic_flight_t *ngx_convotic_flight_find(
-    ngx_convotic_flights_t *flights, ngx_convotic_table_t *table,
+    ngx_convotic_flights_t *flights, ngx_convotic_flight_kind_e kind,
     const u_char *name);
 static ngx_convotic_flight_t *ngx_convotic_flight_insert(
-    ngx_convotic_flights_t *flights, ngx_convotic_table_t *table,
+    ngx_convotic_flights_t *flights, ngx_convotic_flight_kind_e kind,
     const u_char *name, ngx_msec_t lifetime);
 static void ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
     ngx_convotic_flight_t *flight);
@@ -107,9 +106,10 @@ static void ngx_convotic_flight_unlink(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_flight_ready(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx, ngx_convotic_woken_e woken);
+static void ngx_convotic_flight_waited(ngx_convotic_flights_t *flights,
+    ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
     ngx_convotic_answer_t *answer);
-static void ngx_convotic_flight_wake_handler(ngx_event_t *ev);
 static void ngx_convotic_flight_poll_handler(ngx_event_t *ev);
 static ngx_uint_t ngx_convotic_flight_has_failed(
     ngx_convotic_flights_t *flights, ngx_convotic_flight_t *flight);
@@ -121,12 +121,6 @@ static ngx_convotic_flights_t *ngx_convotic_flight_flights(
     ngx_convotic_ctx_t *ctx);
 
 
-#define ngx_convotic_flight_ctx(q)                                            \
-    ((ngx_convotic_ctx_t *) ((u_char *) (q)                                   \
-        - offsetof(ngx_convotic_ctx_t, waiter)                                \
-        - offsetof(ngx_convotic_waiter_t, queue)))
-
-
 size_t
 ngx_convotic_flight_value(void)
 {
@@ -135,8 +129,9 @@ ngx_convotic_flight_value(void)
 
 
 ngx_convotic_flights_t *
-ngx_convotic_flight_create(ngx_conf_t *cf, ngx_convotic_zone_t *zone)
+ngx_convotic_flight_create(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
 {
+    ngx_uint_t               i;
     ngx_convotic_flights_t  *flights;
 
     flights = ngx_pcalloc(cf->pool, sizeof(ngx_convotic_flights_t));
@@ -144,12 +139,15 @@ ngx_convotic_flight_create(ngx_conf_t *cf, ngx_convotic_zone_t *zone)
         return NULL;
     }
 
-    flights->zone = zone;
+    flights->zone = mcf->zone;
+    flights->waiters = mcf->waiters;
 
-    ngx_rbtree_init(&flights->tree, &flights->sentinel,
-                    ngx_rbtree_insert_value);
+    for (i = 0; i < NGX_CONVOTIC_FLIGHT_KINDS; i++) {
+        ngx_rbtree_init(&flights->trees[i], &flights->sentinels[i],
+                        ngx_str_rbtree_insert_value);
+    }
+
     ngx_queue_init(&flights->remote);
-    ngx_queue_init(&flights->ready);
 
     return flights;
 }
@@ -163,10 +161,6 @@ ngx_convotic_flight_start(ngx_convotic_flights_t *flights, ngx_cycle_t *cycle)
     /* who waits has a connection; others need some as well */
 
     flights->waiting_max = cycle->connection_n / 2;
-
-    flights->wake.handler = ngx_convotic_flight_wake_handler;
-    flights->wake.data = flights;
-    flights->wake.log = cycle->log;
 
     flights->poll.handler = ngx_convotic_flight_poll_handler;
     flights->poll.data = flights;
@@ -189,13 +183,13 @@ ngx_convotic_flight_join(ngx_convotic_flights_t *flights,
         return ngx_convotic_flight_late(flights, table, name);
     }
 
-    flight = ngx_convotic_flight_find(flights, table, name);
+    flight = ngx_convotic_flight_find(flights, kind, name);
 
     if (flight) {
         return ngx_convotic_flight_wait(flights, flight, ctx, timeout);
     }
 
-    flight = ngx_convotic_flight_insert(flights, table, name, lifetime);
+    flight = ngx_convotic_flight_insert(flights, kind, name, lifetime);
     if (flight == NULL) {
         return NGX_ERROR;
     }
@@ -240,7 +234,7 @@ ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
 
     table = ngx_convotic_flight_table(flights, kind);
 
-    if (ngx_convotic_flight_find(flights, table, name)) {
+    if (ngx_convotic_flight_find(flights, kind, name)) {
         return NGX_BUSY;
     }
 
@@ -251,7 +245,7 @@ ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
         return NGX_BUSY;
     }
 
-    flight = ngx_convotic_flight_insert(flights, table, name, lifetime);
+    flight = ngx_convotic_flight_insert(flights, kind, name, lifetime);
     if (flight == NULL) {
         return NGX_DECLINED;
     }
@@ -323,7 +317,6 @@ ngx_convotic_flight_end(ngx_convotic_flights_t *flights,
     ngx_convotic_body_t *copy, ngx_convotic_answer_t *answer)
 {
     ngx_uint_t              failed;
-    ngx_queue_t            *q;
     ngx_convotic_ctx_t     *other;
     ngx_convotic_flight_t  *flight;
 
@@ -337,8 +330,7 @@ ngx_convotic_flight_end(ngx_convotic_flights_t *flights,
 
     while (!ngx_queue_empty(&flight->waiters)) {
 
-        q = ngx_queue_head(&flight->waiters);
-        other = ngx_convotic_flight_ctx(q);
+        other = ngx_convotic_waiters_first(&flight->waiters);
 
         /* it may have waited before, for a generation that is no more */
 
@@ -438,12 +430,10 @@ ngx_convotic_flight_leave(ngx_convotic_flights_t *flights,
 
     flight = ctx->waiter.flight;
 
-    if (ctx->waiter.queue.next) {
+    if (flight) {
         ngx_convotic_flight_unlink(flights, ctx);
 
-        if (flight && flight->owner == 0
-            && ngx_queue_empty(&flight->waiters))
-        {
+        if (flight->owner == 0 && ngx_queue_empty(&flight->waiters)) {
             ngx_convotic_flight_remove(flights, flight);
         }
     }
@@ -480,7 +470,7 @@ ngx_convotic_flight_promote(ngx_convotic_flights_t *flights,
 {
     ngx_convotic_ctx_t  *ctx;
 
-    ctx = ngx_convotic_flight_ctx(ngx_queue_head(&flight->waiters));
+    ctx = ngx_convotic_waiters_first(&flight->waiters);
 
     ctx->flight = flight;
 
@@ -490,43 +480,22 @@ ngx_convotic_flight_promote(ngx_convotic_flights_t *flights,
 
 static ngx_convotic_flight_t *
 ngx_convotic_flight_find(ngx_convotic_flights_t *flights,
-    ngx_convotic_table_t *table, const u_char *name)
+    ngx_convotic_flight_kind_e kind, const u_char *name)
 {
-    ngx_rbtree_key_t        key;
-    ngx_rbtree_node_t      *node;
-    ngx_convotic_flight_t  *flight;
+    ngx_str_t  str;
 
-    ngx_memcpy(&key, name, sizeof(ngx_rbtree_key_t));
+    str.len = NGX_CONVOTIC_TABLE_NAME;
+    str.data = (u_char *) name;
 
-    node = flights->tree.root;
-
-    while (node != &flights->sentinel) {
-
-        if (key != node->key) {
-            node = (key < node->key) ? node->left : node->right;
-            continue;
-        }
-
-        flight = (ngx_convotic_flight_t *) node;
-
-        if (flight->table == table
-            && ngx_memcmp(flight->name, name, NGX_CONVOTIC_TABLE_NAME) == 0)
-        {
-            return flight;
-        }
-
-        /* ngx_rbtree_insert_value() puts what is equal to the right */
-
-        node = node->right;
-    }
-
-    return NULL;
+    return (ngx_convotic_flight_t *)
+               ngx_str_rbtree_lookup(&flights->trees[kind], &str,
+                                     ngx_convotic_digest_hash(name));
 }
 
 
 static ngx_convotic_flight_t *
 ngx_convotic_flight_insert(ngx_convotic_flights_t *flights,
-    ngx_convotic_table_t *table, const u_char *name, ngx_msec_t lifetime)
+    ngx_convotic_flight_kind_e kind, const u_char *name, ngx_msec_t lifetime)
 {
     ngx_convotic_flight_t  *flight;
 
@@ -535,17 +504,22 @@ ngx_convotic_flight_insert(ngx_convotic_flights_t *flights,
         return NULL;
     }
 
-    flight->table = table;
+    flight->table = ngx_convotic_flight_table(flights, kind);
     flight->owner = 0;
     flight->abandoned = 0;
     flight->lifetime = lifetime;
     flight->remote.next = NULL;
 
     ngx_memcpy(flight->name, name, NGX_CONVOTIC_TABLE_NAME);
-    ngx_memcpy(&flight->node.key, name, sizeof(ngx_rbtree_key_t));
+
+    flight->node.str.len = NGX_CONVOTIC_TABLE_NAME;
+    flight->node.str.data = flight->name;
+    flight->node.node.key = ngx_convotic_digest_hash(name);
 
     ngx_queue_init(&flight->waiters);
-    ngx_rbtree_insert(&flights->tree, &flight->node);
+
+    flight->tree = &flights->trees[kind];
+    ngx_rbtree_insert(flight->tree, &flight->node.node);
 
     return flight;
 }
@@ -559,7 +533,7 @@ ngx_convotic_flight_remove(ngx_convotic_flights_t *flights,
         ngx_queue_remove(&flight->remote);
     }
 
-    ngx_rbtree_delete(&flights->tree, &flight->node);
+    ngx_rbtree_delete(flight->tree, &flight->node.node);
     ngx_free(flight);
 
     if (ngx_queue_empty(&flights->remote) && flights->poll.timer_set) {
@@ -709,7 +683,7 @@ ngx_convotic_flight_wait(ngx_convotic_flights_t *flights,
 
     ngx_add_timer(&waiter->timer, left > 0 ? (ngx_msec_t) left : 1);
 
-    ngx_queue_insert_tail(&flight->waiters, &waiter->queue);
+    ngx_convotic_waiters_add(&flight->waiters, ctx);
 
     flights->waiting++;
 
@@ -737,25 +711,12 @@ ngx_convotic_flight_pause(ngx_uint_t failures)
 }
 
 
-/* out of whatever queue it stands in */
-
 static void
 ngx_convotic_flight_unlink(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx)
 {
-    ngx_queue_remove(&ctx->waiter.queue);
-
-    ctx->waiter.queue.next = NULL;
-    ctx->waiter.flight = NULL;
-
-    if (ctx->waiter.timer.timer_set) {
-        ngx_del_timer(&ctx->waiter.timer);
-    }
-
-    flights->waiting--;
-
-    ngx_convotic_zone_gauge(flights->zone, NGX_CONVOTIC_GAUGE_WAITING,
-                            flights->waiting);
+    ngx_convotic_waiters_leave(ctx);
+    ngx_convotic_flight_waited(flights, ctx);
 }
 
 
@@ -763,19 +724,31 @@ static void
 ngx_convotic_flight_ready(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx, ngx_convotic_woken_e woken)
 {
-    ngx_queue_remove(&ctx->waiter.queue);
-    ngx_queue_insert_tail(&flights->ready, &ctx->waiter.queue);
-
-    ctx->waiter.flight = NULL;
     ctx->waiter.woken = woken;
+
+    ngx_convotic_waiters_wake(flights->waiters, ctx);
+    ngx_convotic_flight_waited(flights, ctx);
+}
+
+
+static void
+ngx_convotic_flight_waited(ngx_convotic_flights_t *flights,
+    ngx_convotic_ctx_t *ctx)
+{
+    ctx->waiter.flight = NULL;
 
     if (ctx->waiter.timer.timer_set) {
         ngx_del_timer(&ctx->waiter.timer);
     }
 
-    if (!flights->wake.posted) {
-        ngx_post_event(&flights->wake, &ngx_posted_events);
-    }
+    /* it was not Redis that it waited for */
+
+    ctx->redis_start = ngx_current_msec;
+
+    flights->waiting--;
+
+    ngx_convotic_zone_gauge(flights->zone, NGX_CONVOTIC_GAUGE_WAITING,
+                            flights->waiting);
 }
 
 
@@ -798,44 +771,6 @@ ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
 
     if (own->message.data == NULL) {
         ngx_str_set(&own->message, "The request could not be processed");
-    }
-}
-
-
-/* what is run here may end in this request's end, and queue others */
-
-static void
-ngx_convotic_flight_wake_handler(ngx_event_t *ev)
-{
-    ngx_uint_t               n;
-    ngx_queue_t             *q;
-    ngx_convotic_ctx_t      *ctx;
-    ngx_convotic_flights_t  *flights;
-
-    flights = ev->data;
-
-    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, ev->log, 0,
-                   "convotic flight wake handler");
-
-    for (n = 0; n < NGX_CONVOTIC_FLIGHT_BATCH; n++) {
-
-        if (ngx_queue_empty(&flights->ready)) {
-            return;
-        }
-
-        q = ngx_queue_head(&flights->ready);
-        ctx = ngx_convotic_flight_ctx(q);
-
-        ngx_convotic_flight_unlink(flights, ctx);
-
-        /* it was not Redis that it waited for */
-
-        ctx->redis_start = ngx_current_msec;
-        ctx->resume(ctx);
-    }
-
-    if (!ngx_queue_empty(&flights->ready) && !ev->posted) {
-        ngx_post_event(ev, &ngx_posted_next_events);
     }
 }
 
@@ -883,7 +818,7 @@ ngx_convotic_flight_poll_handler(ngx_event_t *ev)
 
         while (!ngx_queue_empty(&flight->waiters)) {
             ngx_convotic_flight_ready(flights,
-                 ngx_convotic_flight_ctx(ngx_queue_head(&flight->waiters)),
+                 ngx_convotic_waiters_first(&flight->waiters),
                  failed ? NGX_CONVOTIC_WOKEN_FAILED
                         : NGX_CONVOTIC_WOKEN_ENDED);
         }
@@ -941,7 +876,6 @@ ngx_convotic_flight_timer_handler(ngx_event_t *ev)
 
     ctx->waiter.woken = NGX_CONVOTIC_WOKEN_LATE;
     ctx->waiter.late = 1;
-    ctx->redis_start = ngx_current_msec;
 
     ctx->resume(ctx);
 }

@@ -14,8 +14,9 @@
 
 
 typedef enum {
-    NGX_CONVOTIC_FLIGHT_KEY = 1,         /* a record, from Redis */
-    NGX_CONVOTIC_FLIGHT_FILL             /* an answer, from the upstream */
+    NGX_CONVOTIC_FLIGHT_KEY = 0,         /* a record, from Redis */
+    NGX_CONVOTIC_FLIGHT_FILL,            /* an answer, from the upstream */
+    NGX_CONVOTIC_FLIGHT_KINDS
 } ngx_convotic_flight_kind_e;
 
 
@@ -33,7 +34,7 @@ size_t ngx_convotic_flight_value(void);
 
 /* NULL: no memory */
 ngx_convotic_flights_t *ngx_convotic_flight_create(ngx_conf_t *cf,
-    ngx_convotic_zone_t *zone);
+    ngx_convotic_main_conf_t *mcf);
 
 /* in a worker */
 void ngx_convotic_flight_start(ngx_convotic_flights_t *flights,

@@ -13,6 +13,7 @@
 
 
 #include "ngx_convotic_conf.h"
+#include "ngx_convotic_waiters.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_method.h"
@@ -288,6 +289,6 @@ ngx_convotic_gate_cleanup(void *data)
         }
     }
 
-    ngx_convotic_limit_leave(ctx);
     ngx_convotic_cache_leave(ctx->request, ctx);
+    ngx_convotic_waiters_leave(ctx);
 }

@@ -13,7 +13,9 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_digits.h"
+#include "ngx_convotic_digest.h"
 #include "ngx_convotic_headers.h"
+#include "ngx_convotic_waiters.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_leases.h"
@@ -24,9 +26,6 @@
 
 
 #define NGX_CONVOTIC_LIMIT_POLL      2       /* ms */
-
-/* requests that are woken in one turn of the event loop */
-#define NGX_CONVOTIC_LIMIT_BATCH     64
 
 #define NGX_CONVOTIC_LIMIT_SHA1_LEN  20
 
@@ -39,7 +38,7 @@
 
 
 typedef struct {
-    ngx_rbtree_node_t            node;       /* by the digest's beginning */
+    ngx_str_node_t               node;       /* by the digest */
     ngx_queue_t                  remote;     /* of those another worker asks */
     ngx_queue_t                  waiters;
     ngx_convotic_limits_t       *limits;
@@ -54,6 +53,7 @@ typedef struct {
 struct ngx_convotic_limits_s {
     ngx_convotic_zone_t         *zone;
     ngx_convotic_redis_t        *redis;
+    ngx_convotic_waiters_t      *waiters;
     ngx_str_t                    prefix;
     u_char                       sha1[2 * NGX_CONVOTIC_LIMIT_SHA1_LEN];
 
@@ -62,8 +62,6 @@ struct ngx_convotic_limits_s {
     ngx_rbtree_t                 tree;
     ngx_rbtree_node_t            sentinel;
     ngx_queue_t                  remote;
-    ngx_queue_t                  ready;      /* to be woken */
-    ngx_event_t                  wake;
     ngx_event_t                  poll;
     ngx_log_t                   *log;
 };
@@ -90,10 +88,6 @@ static void ngx_convotic_limit_told(ngx_convotic_limit_question_t *question,
     ngx_convotic_leases_told_t *told);
 static void ngx_convotic_limit_settle(
     ngx_convotic_limit_question_t *question);
-static void ngx_convotic_limit_ready(ngx_convotic_limits_t *limits,
-    ngx_convotic_ctx_t *ctx, ngx_convotic_limit_e verdict);
-static void ngx_convotic_limit_unlink(ngx_convotic_ctx_t *ctx);
-static void ngx_convotic_limit_wake_handler(ngx_event_t *ev);
 static void ngx_convotic_limit_poll_handler(ngx_event_t *ev);
 static ngx_int_t ngx_convotic_limit_over(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
@@ -119,6 +113,7 @@ ngx_convotic_limit_create(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
 
     limits->zone = mcf->zone;
     limits->redis = mcf->keys;
+    limits->waiters = mcf->waiters;
     limits->prefix = mcf->prefix;
 
     ngx_sha1_init(&sha1);
@@ -129,9 +124,8 @@ ngx_convotic_limit_create(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
     ngx_hex_dump(limits->sha1, value, NGX_CONVOTIC_LIMIT_SHA1_LEN);
 
     ngx_rbtree_init(&limits->tree, &limits->sentinel,
-                    ngx_rbtree_insert_value);
+                    ngx_str_rbtree_insert_value);
     ngx_queue_init(&limits->remote);
-    ngx_queue_init(&limits->ready);
 
     return limits;
 }
@@ -142,10 +136,6 @@ ngx_convotic_limit_start_worker(ngx_convotic_limits_t *limits,
     ngx_cycle_t *cycle)
 {
     limits->log = cycle->log;
-
-    limits->wake.handler = ngx_convotic_limit_wake_handler;
-    limits->wake.data = limits;
-    limits->wake.log = cycle->log;
 
     limits->poll.handler = ngx_convotic_limit_poll_handler;
     limits->poll.data = limits;
@@ -208,15 +198,6 @@ ngx_convotic_limit_done(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 }
 
 
-void
-ngx_convotic_limit_leave(ngx_convotic_ctx_t *ctx)
-{
-    if (ctx->rate.waiting) {
-        ngx_convotic_limit_unlink(ctx);
-    }
-}
-
-
 /* for the answer to a question of this worker's, or of another's */
 
 static ngx_int_t
@@ -237,8 +218,7 @@ ngx_convotic_limit_wait(ngx_convotic_limits_t *limits,
         }
     }
 
-    ngx_queue_insert_tail(&question->waiters, &ctx->rate.queue);
-    ctx->rate.waiting = 1;
+    ngx_convotic_waiters_add(&question->waiters, ctx);
 
     if (is_new) {
         ngx_convotic_limit_settle(question);
@@ -273,29 +253,14 @@ ngx_convotic_limit_ahead(ngx_convotic_limits_t *limits,
 static ngx_convotic_limit_question_t *
 ngx_convotic_limit_find(ngx_convotic_limits_t *limits, const u_char *digest)
 {
-    ngx_rbtree_key_t                key;
-    ngx_rbtree_node_t              *node;
-    ngx_convotic_limit_question_t  *question;
+    ngx_str_t  name;
 
-    ngx_memcpy(&key, digest, sizeof(ngx_rbtree_key_t));
+    name.len = NGX_CONVOTIC_DIGEST_LEN;
+    name.data = (u_char *) digest;
 
-    node = limits->tree.root;
-
-    while (node != &limits->sentinel) {
-
-        question = (ngx_convotic_limit_question_t *) node;
-
-        if (key == node->key
-            && ngx_memcmp(question->digest, digest, NGX_CONVOTIC_DIGEST_LEN)
-               == 0)
-        {
-            return question;
-        }
-
-        node = (key < node->key) ? node->left : node->right;
-    }
-
-    return NULL;
+    return (ngx_convotic_limit_question_t *)
+               ngx_str_rbtree_lookup(&limits->tree, &name,
+                                     ngx_convotic_digest_hash(digest));
 }
 
 
@@ -314,10 +279,13 @@ ngx_convotic_limit_insert(ngx_convotic_limits_t *limits,
     question->is_remote = 0;
 
     ngx_memcpy(question->digest, digest, NGX_CONVOTIC_DIGEST_LEN);
-    ngx_memcpy(&question->node.key, digest, sizeof(ngx_rbtree_key_t));
+
+    question->node.str.len = NGX_CONVOTIC_DIGEST_LEN;
+    question->node.str.data = question->digest;
+    question->node.node.key = ngx_convotic_digest_hash(digest);
 
     ngx_queue_init(&question->waiters);
-    ngx_rbtree_insert(&limits->tree, &question->node);
+    ngx_rbtree_insert(&limits->tree, &question->node.node);
 
     return question;
 }
@@ -330,7 +298,7 @@ ngx_convotic_limit_remove(ngx_convotic_limit_question_t *question)
         ngx_queue_remove(&question->remote);
     }
 
-    ngx_rbtree_delete(&question->limits->tree, &question->node);
+    ngx_rbtree_delete(&question->limits->tree, &question->node.node);
     ngx_free(question);
 }
 
@@ -533,7 +501,6 @@ static void
 ngx_convotic_limit_settle(ngx_convotic_limit_question_t *question)
 {
     ngx_int_t               rc;
-    ngx_queue_t            *q;
     ngx_convotic_ctx_t     *ctx;
     ngx_convotic_limits_t  *limits;
     ngx_convotic_leases_e   found;
@@ -543,18 +510,18 @@ ngx_convotic_limit_settle(ngx_convotic_limit_question_t *question)
 
     while (!ngx_queue_empty(&question->waiters)) {
 
-        q = ngx_queue_head(&question->waiters);
-        ctx = ngx_queue_data(q, ngx_convotic_ctx_t, rate.queue);
+        ctx = ngx_convotic_waiters_first(&question->waiters);
 
         found = ngx_convotic_leases_spend(limits->zone, question->digest,
                                           ctx->rate.limit,
                                           &ctx->rate.allowance);
 
         if (found != NGX_CONVOTIC_LEASES_NONE) {
-            ngx_convotic_limit_ready(limits, ctx,
-                                     (found == NGX_CONVOTIC_LEASES_OVER)
-                                     ? NGX_CONVOTIC_LIMIT_OVER
-                                     : NGX_CONVOTIC_LIMIT_ADMITTED);
+            ctx->rate.verdict = (found == NGX_CONVOTIC_LEASES_OVER)
+                                ? NGX_CONVOTIC_LIMIT_OVER
+                                : NGX_CONVOTIC_LIMIT_ADMITTED;
+
+            ngx_convotic_waiters_wake(limits->waiters, ctx);
             continue;
         }
 
@@ -568,7 +535,8 @@ ngx_convotic_limit_settle(ngx_convotic_limit_question_t *question)
             break;
         }
 
-        ngx_convotic_limit_ready(limits, ctx, NGX_CONVOTIC_LIMIT_UNSURE);
+        ctx->rate.verdict = NGX_CONVOTIC_LIMIT_UNSURE;
+        ngx_convotic_waiters_wake(limits->waiters, ctx);
     }
 
     if (ngx_queue_empty(&question->waiters)) {
@@ -589,62 +557,6 @@ ngx_convotic_limit_settle(ngx_convotic_limit_question_t *question)
 
     if (question->is_remote && !limits->poll.timer_set) {
         ngx_add_timer(&limits->poll, NGX_CONVOTIC_LIMIT_POLL);
-    }
-}
-
-
-static void
-ngx_convotic_limit_ready(ngx_convotic_limits_t *limits,
-    ngx_convotic_ctx_t *ctx, ngx_convotic_limit_e verdict)
-{
-    ngx_queue_remove(&ctx->rate.queue);
-    ngx_queue_insert_tail(&limits->ready, &ctx->rate.queue);
-
-    ctx->rate.verdict = verdict;
-
-    if (!limits->wake.posted) {
-        ngx_post_event(&limits->wake, &ngx_posted_events);
-    }
-}
-
-
-static void
-ngx_convotic_limit_unlink(ngx_convotic_ctx_t *ctx)
-{
-    ngx_queue_remove(&ctx->rate.queue);
-    ctx->rate.waiting = 0;
-}
-
-
-static void
-ngx_convotic_limit_wake_handler(ngx_event_t *ev)
-{
-    ngx_uint_t              n;
-    ngx_queue_t            *q;
-    ngx_convotic_ctx_t     *ctx;
-    ngx_convotic_limits_t  *limits;
-
-    limits = ev->data;
-
-    ngx_log_debug0(NGX_LOG_DEBUG_HTTP, ev->log, 0,
-                   "convotic limit wake handler");
-
-    for (n = 0; n < NGX_CONVOTIC_LIMIT_BATCH; n++) {
-
-        if (ngx_queue_empty(&limits->ready)) {
-            return;
-        }
-
-        q = ngx_queue_head(&limits->ready);
-        ctx = ngx_queue_data(q, ngx_convotic_ctx_t, rate.queue);
-
-        ngx_convotic_limit_unlink(ctx);
-
-        ctx->resume(ctx);
-    }
-
-    if (!ngx_queue_empty(&limits->ready) && !ev->posted) {
-        ngx_post_event(ev, &ngx_posted_next_events);
     }
 }
 

@@ -33,8 +33,5 @@ ngx_int_t ngx_convotic_limit_done(ngx_http_request_t *r,
 ngx_int_t ngx_convotic_limit_headers(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 
-/* the request ends: it waits no longer */
-void ngx_convotic_limit_leave(ngx_convotic_ctx_t *ctx);
-
 
 #endif /* _NGX_CONVOTIC_LIMIT_H_INCLUDED_ */

@@ -10,6 +10,7 @@
 #include "ngx_convotic_url.h"
 #include "ngx_convotic_digest.h"
 #include "ngx_convotic_gzip.h"
+#include "ngx_convotic_waiters.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_redis.h"
 #include "ngx_convotic_records.h"
@@ -1725,14 +1726,14 @@ ngx_convotic_init_redis(ngx_conf_t *cf, ngx_convotic_main_conf_t *mcf)
                                      clcf->resolver, resolver_timeout);
     }
 
-    mcf->flights = ngx_convotic_flight_create(cf, mcf->zone);
+    mcf->waiters = ngx_convotic_waiters_create(cf);
+    mcf->flights = ngx_convotic_flight_create(cf, mcf);
     mcf->gzip = ngx_convotic_gzip_create(cf->pool);
     mcf->tracking = ngx_convotic_tracking_create(cf, mcf);
-
     mcf->limits = ngx_convotic_limit_create(cf, mcf);
 
-    if (mcf->flights == NULL || mcf->gzip == NULL || mcf->tracking == NULL
-        || mcf->limits == NULL
+    if (mcf->waiters == NULL || mcf->flights == NULL || mcf->gzip == NULL
+        || mcf->tracking == NULL || mcf->limits == NULL
         || ngx_convotic_cache_init(cf, mcf) != NGX_OK
         || ngx_convotic_fill_init(cf, mcf) != NGX_OK)
     {
@@ -1774,6 +1775,7 @@ ngx_convotic_init_process(ngx_cycle_t *cycle)
         ngx_convotic_redis_start(mcf->bodies, cycle);
     }
 
+    ngx_convotic_waiters_start(mcf->waiters, cycle);
     ngx_convotic_flight_start(mcf->flights, cycle);
     ngx_convotic_limit_start_worker(mcf->limits, cycle);
     ngx_convotic_tracking_start(mcf->tracking, cycle);
