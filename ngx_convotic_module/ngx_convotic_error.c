@@ -75,13 +75,6 @@ static const ngx_convotic_error_t *ngx_convotic_error_lookup(
     ngx_uint_t status);
 
 
-const char *
-ngx_convotic_error_code(ngx_uint_t status)
-{
-    return ngx_convotic_error_lookup(status)->code;
-}
-
-
 void
 ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
     ngx_str_t *body)

@@ -11,9 +11,6 @@
 #include "ngx_convotic_conf.h"
 
 
-/* the documented code of a status >= 400, whoever answered with it */
-const char *ngx_convotic_error_code(ngx_uint_t status);
-
 /*
  * 0 to 4: UNAUTHORIZED, INVALID_REQUEST, NOT_FOUND, RATE_LIMITED and
  * INTERNAL_ERROR; code is one that this file has given
