@@ -68,6 +68,27 @@ sub redis_url {
 }
 
 
+sub server { return $ENV{TEST_REDIS_SERVER} || 'redis-server' }
+
+
+# Whether the server is of this version or a later one: Redis, or Valkey.
+
+my $version;
+
+sub has_version {
+    my ($wanted) = @_;
+
+    $version ||= do {
+        open my $fh, '-|', server(), '--version' or die server() . ": $!\n";
+        local $/;
+        my ($v) = <$fh> =~ /\bv=([\d.]+)/ or die server() . ": no version\n";
+        version->parse("v$v");
+    };
+
+    return $version >= version->parse("v$wanted");
+}
+
+
 sub start {
     my ($self) = @_;
 
@@ -78,8 +99,7 @@ sub start {
     $self->{conns} = {};
     $self->{process} = Convotic::Process->spawn(
         name   => $self->{name},
-        argv   => [ $ENV{TEST_REDIS_SERVER} || 'redis-server',
-                    "$self->{dir}/redis.conf" ],
+        argv   => [ server(), "$self->{dir}/redis.conf" ],
         stdout => $self->log_file,
     );
 
@@ -100,7 +120,7 @@ sub _write_conf {
         'daemonize no',
         'save ""',
         'appendonly no',
-        'enable-debug-command yes',
+        (has_version('7.0') ? 'enable-debug-command yes' : ()),
         'repl-diskless-sync-delay 0',
         @{ $self->{conf} },
     );
