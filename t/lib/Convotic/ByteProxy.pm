@@ -31,6 +31,7 @@ sub swallow   { my ($s, @o) = @_; return $s->_mode('swallow', 1, @o) }
 sub duplicate { my ($s, @o) = @_; return $s->_mode('duplicate', 1, @o) }
 sub truncate  { my ($s, $v, @o) = @_; return $s->_mode('truncate', $v, @o) }
 sub clear     { return $_[0]->control('clear') }
+sub lead      { return $_[0]->control('lead', $_[1]->addr) }
 
 
 sub _mode {
@@ -188,6 +189,15 @@ sub ctl_mode {
 }
 
 
+sub ctl_lead {
+    my ($self, $addr) = @_;
+
+    $self->{to} = $addr;
+
+    return $self->ctl_drop;
+}
+
+
 sub ctl_clear {
     my ($self) = @_;
 
@@ -251,6 +261,11 @@ Closes the connections that are open, with FIN or RST.
 =item accept('open' | 'close' | 'hang' | 'refuse')
 
 New connections.
+
+=item lead($server)
+
+To another server from now on, as a name does that leads elsewhere; the
+connections that are open are closed.
 
 =item clear
 
