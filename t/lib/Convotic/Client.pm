@@ -6,6 +6,7 @@ use warnings;
 use Compress::Zlib qw(memGunzip);
 use IO::Socket::INET;
 use JSON::PP ();
+use List::Util qw(max);
 use Socket qw(SOL_SOCKET SO_LINGER IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
@@ -25,7 +26,11 @@ use constant {
     TAGS       => 20_000,       # entity tags that are remembered
     LEFT       => 0.1,          # seconds around the death of a worker
     PAUSE      => 0.01,         # seconds of a turn at the end
+    PAUSED     => 0.25,         # of a turn: the machine has no time for it
     SAID       => 20,           # violations of a kind that are told
+    WINDOW     => 60,           # seconds, of a rate
+    ASKED      => 1,            # seconds that a question to Redis takes, at most
+    APART      => 1.5,          # seconds between the ends of two windows, at least
 };
 
 my $json = JSON::PP->new->ascii->allow_nonref->canonical;
@@ -44,7 +49,9 @@ sub clock { return clock_gettime(CLOCK_MONOTONIC) }
 
 # nodes: name => port; keys: name => {key, workspace, kind}; rate: requests a
 # second; stale: {key, body, sure}, seconds that a record and a body are used
-# without Redis at most, and a record at least; control: a socket to the one who changes things.
+# without Redis at most, and a record at least; control: a socket to the one who
+# changes things; rate_of: name => the rate of a limited key; floods: [{node,
+# file}], what t/lib/flood.lua says.
 
 sub new {
     my ($class, %arg) = @_;
@@ -54,8 +61,10 @@ sub new {
         ledger => Convotic::Ledger->new, conns => {}, idle => {}, in => '',
         stat   => { sent => 0, answers => 0, status => {}, checked => {},
                     bad => {}, aborted => 0, retried => 0, lost => 0,
-                    skipped => 0, refused_during => {}, busy => 0, made => 0 },
-        bodies => {}, tags => {}, next_id => 0, admitted => {},
+                    skipped => 0, refused_during => {}, busy => 0, made => 0,
+                    flood => { answers => 0, checked => {}, status => {}, lost => 0,
+                               ended => 0, busy => 0, nodes => {}, sums => {} } },
+        bodies => {}, tags => {}, next_id => 0, admitted => {}, limited => {},
     }, $class;
 }
 
@@ -73,10 +82,15 @@ sub run {
     @$_ = sort @$_ for values %{ $self->{by_kind} };
 
     my $next = clock();
+    my $last = $next;
     my $sweep = 0;
 
     until ($self->{over} && !$self->_busy) {
         my $now = clock();
+
+        $self->{stat}{pauses}++ if $now - $last > PAUSED;
+        $self->{stat}{pause} = max($self->{stat}{pause} || 0, $now - $last);
+        $last = $now;
 
         while ($next <= $now && !$self->{over}) {
             $self->_send_next($now);
@@ -88,10 +102,12 @@ sub run {
 
         if (clock() > $sweep) {
             $self->_sweep(clock());
+            $self->_read_floods;
             $sweep = clock() + 0.1;
         }
     }
 
+    $self->_read_floods;
     $self->_tell(end => $self->_summary);
 
     return;
@@ -343,11 +359,12 @@ sub _start {
         }
     }
 
-    $req->{reused} = $conn ? 1 : 0;
-    $conn ||= $self->_connect($req->{node});
+    # A worker may be killed between its connection and the request.
 
-    $req->{start} = $now unless $req->{retried};
+    $req->{reused} = $conn ? 1 : 0;
     $req->{sent} = clock();
+    $req->{start} = $now unless $req->{retried};
+    $conn ||= $self->_connect($req->{node});
     $self->{stat}{sent}++ unless $req->{retried};
 
     return $self->_violation('lost', $req, undef, "no connection: $!")
@@ -749,8 +766,14 @@ sub _judge_rate {
 
     $self->_bad($req, $res, 'rate headers', $_) for @faults;
 
-    push @{ $self->{admitted}{ $req->{name} } }, $req->{end}
-        if $req->{kind} eq 'limited' && $status != 429;
+    return if $req->{kind} ne 'limited' || @faults;
+
+    if ($status == 429) {
+        push @{ $self->{limited}{ $req->{name} } },
+            [ @$req{qw(start end)}, $res->header('Retry-After') ];
+    } else {
+        push @{ $self->{admitted}{ $req->{name} } }, [ @$req{qw(start end)} ];
+    }
 
     return;
 }
@@ -846,6 +869,273 @@ sub _expected {
 }
 
 
+# What the flood says: most of it was judged there.
+
+sub _read_floods {
+    my ($self) = @_;
+
+    for my $flood (@{ $self->{floods} || [] }) {
+        if (!$flood->{handle}) {
+            open my $handle, '<', $flood->{file} or next;   # not there yet
+            @$flood{qw(handle in)} = ($handle, '');
+        }
+
+        while (sysread $flood->{handle}, $flood->{in}, 65536, length $flood->{in}) {
+            $self->_hear;
+
+            while ($flood->{in} =~ /\G([=!#]) (.*)\n|\G[^\n]*\n/gc) {
+                $self->_hear_flood($flood->{node}, $1, $2) if defined $1;
+            }
+
+            substr $flood->{in}, 0, pos($flood->{in}) || 0, '';
+        }
+    }
+
+    return;
+}
+
+
+sub _hear_flood {
+    my ($self, $node, $what, $text) = @_;
+
+    my $stat = $self->{stat}{flood};
+
+    if ($what eq '=') {
+        my ($name, $first, $came, $last, $end, $count) = split / /, $text;
+        my ($kind, @of) = split /:/, $name;
+        my $method = "_flood_$kind";
+
+        return $self->$method({ kind => 'flood', node => $node, path => $name,
+                                start => $first, came => $came, last => $last,
+                                end => $end }, $count, @of);
+    }
+
+    my $it = $json->decode($text);
+
+    if ($what eq '#') {
+        $stat->{sums}{$node} = $it;
+        $self->{stat}{bad}{"flood: $_"} += $it->{bad}{$_}
+            for grep { $it->{bad}{$_} } keys %{ $it->{bad} };
+        return;
+    }
+
+    my $said = ++$self->{said}{ $it->{class} };
+
+    $self->_tell(violation => { %$it, class => "flood: $it->{class}", node => $node,
+                                time => clock() })
+        if $said <= SAID;
+
+    return;
+}
+
+
+sub _flood_bad {
+    my ($self, $req, $class, $text) = @_;
+
+    return $self->_violation("flood: $class", $req, undef, $text);
+}
+
+
+sub _flood_checked {
+    my ($self, $what, $count) = @_;
+
+    $self->{stat}{flood}{checked}{$what} += $count;
+
+    return;
+}
+
+
+sub _flood_status {
+    my ($self, $req, $count, $status) = @_;
+
+    my $stat = $self->{stat}{flood};
+
+    $stat->{answers} += $count;
+    $stat->{status}{$status} += $count;
+    $stat->{nodes}{ $req->{node} } += $count;
+
+    return;
+}
+
+
+sub _flood_body {
+    my ($self, $req, $count, $workspace, $version) = @_;
+
+    $self->_flood_checked(bodies => $count);
+
+    my $fault = $self->{ledger}->version_fault(
+        $workspace, $version, @$req{qw(node last)}, $self->{stale}{body});
+
+    $self->_flood_bad($req, 'purged body', $fault) if $fault;
+
+    return;
+}
+
+
+sub _flood_in {
+    my ($self, $req, $count, $name) = @_;
+
+    $self->_flood_checked('let in' => $count);
+
+    my $ledger = $self->{ledger};
+    my @values = $ledger->values_of($name, @$req{qw(node last)}, $self->{stale}{key});
+
+    $ledger->saw_key($name, 1, @$req{qw(node last)});
+    $self->_flood_bad($req, 'let in', "the key $name, which is $values[0]{status}")
+        unless grep { $_->{status} eq 'active' } @values;
+
+    return;
+}
+
+
+sub _flood_denied {
+    my ($self, $req, $count, $name) = @_;
+
+    $self->_flood_checked('401' => $count);
+
+    my $ledger = $self->{ledger};
+
+    $ledger->saw_key($name, 0, @$req{qw(node last)});
+    $self->_flood_bad($req, 'false 401', "401 for the good key $name")
+        unless $ledger->may_deny($name, @$req{qw(node last)});
+
+    return;
+}
+
+
+sub _flood_refused {
+    my ($self, $req, $count, $name) = @_;
+
+    $self->_flood_checked('503' => $count);
+
+    return $self->_flood_bad($req, 'unexpected status', '503 for want of Redis')
+        unless $self->_permitted('refuse', $req);
+
+    my $well = $self->{well}{"$req->{node} $name"};
+    my %req = (%$req, name => $name, start => $req->{last});
+
+    return unless defined $well && $well < $req->{start} && $self->_is_known(\%req);
+
+    $self->_flood_bad($req, 'known key refused', "503 for $name");
+
+    return;
+}
+
+
+sub _flood_failed {
+    my ($self, $req, $count, $status) = @_;
+
+    return if $self->_permitted('fail', $req);
+
+    if ($status == 503 && $self->_permitted('busy', $req)) {
+        $self->{stat}{flood}{busy} += $count;
+        return;
+    }
+
+    return $self->_flood_bad($req, 'unexpected status', "status $status");
+}
+
+
+sub _flood_limited {
+    my ($self, $req, undef, $name, $wait) = @_;
+
+    push @{ $self->{limited}{$name} }, [ @$req{qw(last came)}, $wait ];
+
+    return;
+}
+
+
+sub _flood_admitted {
+    my ($self, $req, undef, $name) = @_;
+
+    push @{ $self->{admitted}{$name} }, [ @$req{qw(start end)} ];
+
+    return;
+}
+
+
+# A kept connection may end because its worker is to go, any one with its worker.
+
+sub _flood_lost {
+    my ($self, $req, $count, $how) = @_;
+
+    my @when = ($req->{node}, $req->{start} - LEFT, $req->{end} + LEFT);
+    my $ledger = $self->{ledger};
+    my $stat = $self->{stat}{flood};
+
+    if ($how eq 'used' && $ledger->permits('left', @when)) {
+        $stat->{ended} += $count;
+    } elsif ($ledger->permits('lost', @when)) {
+        $stat->{lost} += $count;
+    } else {
+        $self->_flood_bad($req, 'lost', "no answer, on a connection that was $how");
+    }
+
+    return;
+}
+
+
+# Rates.  An answer of 429 says when the window ends, in seconds rounded up; so
+# whoever was let in between two times was let in in this window.
+
+sub _windows {
+    my ($self, $name) = @_;
+
+    my @said = sort { $a->[0] <=> $b->[0] }
+        map {
+            my ($start, $end, $wait) = @$_;
+            [ $end + $wait - WINDOW,
+              $start + $wait - 1 - ASKED * $Convotic::Process::FACTOR ]
+        } @{ $self->{limited}{$name} || [] };
+    my @windows;
+
+    for my $one (@said) {
+        my $last = $windows[-1];
+
+        if ($last && $one->[0] < $last->[0] + APART) {
+            $last->[1] = max($last->[1], $one->[1]);
+        } else {
+            push @windows, [@$one];
+        }
+    }
+
+    return grep { $_->[0] < $_->[1] } @windows;
+}
+
+
+sub _judge_windows {
+    my ($self, $name) = @_;
+
+    my @admitted = @{ $self->{admitted}{$name} || [] };
+    my $rate = $self->{rate_of}{$name};
+    my %sum = (windows => 0, exact => 0, most => 0, bound => $rate, share => 0,
+               most_exact => 0);
+
+    for my $window ($self->_windows($name)) {
+        my ($from, $to) = @$window;
+        my $count = grep { $_->[0] >= $from && $_->[1] <= $to } @admitted;
+        my $bound = $self->{ledger}->most_of_rate(
+            $name, $rate, scalar keys %{ $self->{nodes} }, $from, $to);
+
+        $sum{windows}++;
+        @sum{qw(most bound share)} = ($count, $bound, $count / $bound)
+            if $count / $bound > $sum{share};
+
+        if ($bound == $rate) {
+            $sum{exact}++;
+            $sum{most_exact} = max($sum{most_exact}, $count);
+        }
+
+        $self->_violation('above the rate', { name => $name, start => $from }, undef,
+                          sprintf '%d let in between %.3f and %.3f s, not %d', $count,
+                          $from, $to, $bound)
+            if $count > $bound;
+    }
+
+    return \%sum;
+}
+
+
 sub _bad {
     my ($self, $req, $res, $class, $text) = @_;
 
@@ -883,7 +1173,8 @@ sub _summary {
     $stat->{lags} = [ map { { lag => $_->{lag}, disturbed => $_->{disturbed},
                               purge => $_->{version} ? 1 : 0 } }
                       $self->{ledger}->lags ];
-    $stat->{admitted} = $self->{admitted};
+    $stat->{rates} = { map { $_ => $self->_judge_windows($_) }
+                       keys %{ $self->{admitted} } };
 
     return $stat;
 }
@@ -912,7 +1203,9 @@ Sends requests of many keys to several nodes from one process: over connections
 kept alive and new ones, GET and HEAD, conditional ones, with gzip, with
 mistakes; some it gives up at a random moment.  Each answer is held against
 L<Convotic::Ledger>: the status, the shape of errors, C<Content-Length>, the
-headers, whose body it is and of which version.
+headers, whose body it is and of which version.  What F<t/lib/flood.lua> says of
+answers that it has verified is held against the same; C<floods> are its files.
+At the end, what was let in of rates is: C<rates> are those of C<limited> keys.
 
 C<kind> of a key is C<steady> (never refused), C<changing>, C<spare> (created
 and deleted), C<limited> (its rate may be reached); random ones are C<unknown>.

@@ -15,10 +15,13 @@ use constant {
     ASKED    => 33,             # until tracking that was refused is asked for
     UPSTREAM => 6,              # what a fill and those who wait for it may take
     EMPTY    => 1,              # the database that SWAPDB puts in its place
+    LEFT     => 8,              # until workers that were told to go are gone
+    HELD     => 0.4,            # that each fetch takes while a worker is killed
 };
 
 our $USER = 'gateway';
 our $PASSWORD = 'soak-password';
+our $NOTHING = 'Nothing here';  # of a contacts service that knows nobody
 
 # What a fault permits: see Convotic::Ledger.
 
@@ -37,12 +40,12 @@ our %FAULT = (
     # The server of keys.
 
     keys_killed => {
-        on => 'keys', weight => 3, %away,
+        on => 'keys', weight => 3, %away, losses => 1,
         begin => sub { my ($s, $r) = @_; $s->closed($r); $r->kill },
         end   => sub { my ($s, $r) = @_; $r->start; $s->opened($r) },
     },
     keys_restarted_empty => {
-        on => 'keys', weight => 2, %away, forget => 0,
+        on => 'keys', weight => 2, %away, forget => 0, losses => 1,
         begin => sub {
             my ($s, $r) = @_;
             $s->closed($r);
@@ -53,12 +56,13 @@ our %FAULT = (
         end => sub { my ($s, $r) = @_; $s->refill; $s->opened($r) },
     },
     keys_flushed => {
-        on => 'keys', weight => 2, %away, forget => 0,
+        on => 'keys', weight => 2, %away, forget => 0, losses => 1,
         begin => sub { my ($s, $r) = @_; $s->closed($r); $r->cmd('FLUSHALL') },
         end   => sub { my ($s, $r) = @_; $s->refill; $s->opened($r) },
     },
     keys_swapped => {
         on => 'keys', weight => 1, %away, %untold, away => undef, forget => 0,
+        losses => 2,
         begin => sub {
             my ($s, $r) = @_;
             $s->closed($r);
@@ -227,8 +231,18 @@ our %FAULT = (
     # The processes of one node.
 
     worker_killed => {
-        on => 'node', weight => 3, %late, lost => 0, busy => UPSTREAM,
+        on => 'node', weight => 5, %late, lost => 0, busy => UPSTREAM,
         begin => sub { $_[0]->kill_worker($_[1], $_[2]) },
+    },
+    worker_killed_fetching => {
+        on => 'node', weight => 4, %late, lost => 0, busy => UPSTREAM,
+        begin => sub {
+            my ($s, $n, $x) = @_;
+            $s->hold_fetches(HELD);
+            sleep HELD / 2;
+            $s->kill_worker($n, $x);
+            $s->hold_fetches(0);
+        },
     },
     worker_stopped => {
         on => 'node', weight => 2, %late, old => 8, stop => 1, busy => UPSTREAM,
@@ -237,11 +251,11 @@ our %FAULT = (
         end   => sub { $_[0]->cont_worker($_[1]) },
     },
     reloaded => {
-        on => 'node', weight => 3, %late,
+        on => 'node', weight => 3, %late, left => LEFT,
         begin => sub { $_[1]->signal('HUP') },
     },
     upgraded => {
-        on => 'node', weight => 1, %late, forget => 0, long => 20,
+        on => 'node', weight => 1, %late, left => LEFT, forget => 0, long => 20,
         begin => sub { $_[0]->upgrade($_[1]) },
     },
 
@@ -260,6 +274,13 @@ our %FAULT = (
         begin => sub { $_[1]->rst },
     },
 );
+
+# What is wrong with the server of keys or on the way to it may leave a rate
+# without a count.
+
+for my $fault (values %FAULT) {
+    $fault->{uncounted} = BACK if $fault->{on} =~ /\bkeys\z/;
+}
 
 
 sub _upstream {
@@ -327,8 +348,10 @@ sub handler {
 
     my $kind = $vars->{garbage};
 
-    return $body->($workspace)
-        if !defined $kind || $vars->{count}++ % $vars->{every};
+    if (!defined $kind || $vars->{count}++ % $vars->{every}) {
+        $vars->{held}++ if $vars->{hold};
+        return { body => $body->($workspace), delay => $vars->{hold} };
+    }
 
     my $good = $body->($workspace);
     my $length = length $good;
@@ -342,7 +365,7 @@ sub handler {
         cookie    => { body => $good, headers => [ 'Set-Cookie', 'secret=1' ] },
         error     => { status => 500, body => 'secret stack trace' },
         forbidden => { status => 404, body =>
-                       '{"error":{"code":"NOT_FOUND","message":"Nothing here"}}' },
+                       qq({"error":{"code":"NOT_FOUND","message":"$NOTHING"}}) },
         foreign   => { body => $body->('alien'),
                        headers => [ 'X-Convotic-Workspace', 'alien' ] },
         huge      => { body => substr($good, 0, -1) . ',"x":"' . 'y' x 300_000 . '"}' },
@@ -376,6 +399,7 @@ begins and ends, and what it permits meanwhile and how long after its end
 and three random numbers of the schedule.
 
 C<handler> is that of the upstream; its variables are C<versions> (workspace =>
-number), C<garbage> and C<every>: so many requests get one wrong answer.
+number), C<garbage> and C<every>: so many requests get one wrong answer; C<hold>,
+seconds that right ones take, and C<held>, how many that were.
 
 =cut

@@ -3,6 +3,8 @@ package Convotic::Ledger;
 use strict;
 use warnings;
 
+use List::Util qw(max sum);
+
 use Convotic::Process;
 
 use constant {
@@ -10,11 +12,14 @@ use constant {
     SLACK   => 0.5,             # more that a busy machine may take
     INVALID => 1,               # convotic_key_invalid
     KEPT    => 60,              # seconds that what was is remembered
+    WINDOW  => 60,              # seconds, of a rate
+    LOCAL   => 4,               # convotic_rate_fallback local: a fourth of it
 };
 
 # keys: name => { now, pending, before => [ { value, done, lag } ] }
 # purges: workspace => [ { version, done, lag } ]; versions: those the upstream
-# has now; faults: id => { begin, end, node, and what it permits }
+# has now; faults: id => { begin, end, node, and what it permits }; counting:
+# those of them that concern rates, for ever; resets: name => [time]
 
 
 sub new {
@@ -22,6 +27,7 @@ sub new {
 
     return bless {
         keys => {}, purges => {}, versions => {}, faults => {}, lags => [],
+        counting => [], resets => {},
     }, $class;
 }
 
@@ -95,12 +101,26 @@ sub _note_purged {
 # 503 for want of Redis; {fail => seconds}, 5xx of the upstream; {lost =>
 # seconds}, no answer; {old => bound, after => seconds}, what was changed so
 # long ago at most, or as long as without Redis with {away => 1}; {stop => 1}, one
-# denied earlier than a second ago; {forget => seconds}, that keys are unknown.
+# denied earlier than a second ago; {forget => seconds}, that keys are unknown;
+# {left => seconds}, that kept connections end; {uncounted => seconds}, that rates
+# are not counted by Redis, {losses => count}, that it loses its counts.
 
 sub _note_begin {
     my ($self, $id, $fault, $time) = @_;
 
-    $self->{faults}{$id} = { %$fault, begin => $time };
+    my $it = $self->{faults}{$id} = { %$fault, begin => $time };
+
+    push @{ $self->{counting} }, $it
+        if defined $it->{uncounted} || ($it->{kind} || '') eq 'upgraded';
+
+    return;
+}
+
+
+sub _note_reset {
+    my ($self, $name, undef, $time) = @_;
+
+    push @{ $self->{resets}{$name} }, $time;
 
     return;
 }
@@ -173,6 +193,36 @@ sub permits {
     }
 
     return 0;
+}
+
+
+# How much of a rate may pass between two times in a window that some node knows
+# of: docs/rate-limits.md.  The rate, while Redis counts and keeps what it has
+# counted.  Otherwise a node may count in a window that the other one does not know
+# of, each loss is another allowance at most, and each node has a fourth of the
+# rate for each window; one that was upgraded has forgotten what it let in.
+
+sub most_of_rate {
+    my ($self, $name, $rate, $nodes, $from, $to) = @_;
+
+    my $factor = $Convotic::Process::FACTOR;
+
+    my @wrong = grep {
+        $_->{begin} <= $to
+        && (!defined $_->{end}
+            || $_->{end} + ($_->{uncounted} || 0) * $factor >= $from - WINDOW)
+    } @{ $self->{counting} };
+
+    my $windows = 1 + grep { $_ >= $from - WINDOW && $_ <= $to }
+        @{ $self->{resets}{$name} || [] };
+
+    return $windows * $rate unless grep { defined $_->{uncounted} } @wrong;
+
+    my $losses = sum(map { $_->{losses} || 0 } @wrong);
+    my $upgrades = grep { !defined $_->{uncounted} } @wrong;
+
+    return ($windows + 1 + $losses) * $rate
+           + 2 * ($nodes + $upgrades) * max(1, int $rate / LOCAL);
 }
 
 
@@ -325,7 +375,8 @@ time and C<changed>, name, value, time: before a key's record is written, and
 when that was acknowledged.  C<version>, workspace, number: what the upstream
 may answer from now on.  C<purged>, workspace, version, time: nothing older
 from then on.  C<begin>, id, {kind, node, what it permits}, time and C<end>, id,
-undef, time: a fault.
+undef, time: a fault.  C<reset>, name, undef, time: a key's window begins anew,
+from here on.
 
 =item permits($what, $node, $start, $end)
 
@@ -343,6 +394,10 @@ Whether a 401 is right, or once was.
 =item version_fault($workspace, $version, $node, $start, $stale)
 
 A sentence if a body must not be served any more, the empty string otherwise.
+
+=item most_of_rate($name, $rate, $nodes, $from, $to)
+
+How much of a key's rate may pass between two times that lie in one window.
 
 =item saw_key(...), lags
 
