@@ -491,11 +491,16 @@ ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
     lease->asked = 0;
     lease->retry = 0;
 
-    /* as much as there is room for */
+    /*
+     * As much as there is room for, and nothing of a window that was over
+     * before the answer came: it would count in the next one.
+     */
 
-    granted = ngx_min(told->granted,
-                      NGX_CONVOTIC_LEASES_LEFT
-                      - ngx_convotic_leases_left(lease->word));
+    granted = ngx_convotic_leases_rest(lease->deadline)
+              ? ngx_min(told->granted,
+                        NGX_CONVOTIC_LEASES_LEFT
+                        - ngx_convotic_leases_left(lease->word))
+              : 0;
 
     /* not behind a first lease: many keys send one request */
 
