@@ -164,7 +164,7 @@ ngx_convotic_body_parse(ngx_str_t *envelope, ngx_log_t *log,
     b = ngx_convotic_body_alloc(envelope->len, NGX_CONVOTIC_BODY_HEADERS_MAX,
                                 log);
     if (b == NULL) {
-        return NGX_ERROR;
+        return NGX_ABORT;
     }
 
     ngx_memcpy(b->envelope.data, envelope->data, envelope->len);

@@ -83,7 +83,7 @@ ngx_convotic_body_t *ngx_convotic_body_create(
 
 /*
  * From an envelope, which is copied.  NGX_DECLINED: of another version, or
- * outdated; NGX_ERROR: malformed, or no memory.
+ * outdated; NGX_ERROR: malformed; NGX_ABORT: no memory.
  */
 ngx_int_t ngx_convotic_body_parse(ngx_str_t *envelope, ngx_log_t *log,
     ngx_convotic_body_t **body);

@@ -95,9 +95,9 @@ static ngx_int_t ngx_convotic_cache_look(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static ngx_uint_t ngx_convotic_cache_is_fresh(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
-static ngx_int_t ngx_convotic_cache_consider(ngx_http_request_t *r,
+static void ngx_convotic_cache_consider(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_convotic_body_t *body);
-static ngx_int_t ngx_convotic_cache_take(ngx_http_request_t *r,
+static void ngx_convotic_cache_take(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_cache_drop(ngx_convotic_ctx_t *ctx);
 static ngx_int_t ngx_convotic_cache_fetch(ngx_http_request_t *r,
@@ -725,18 +725,14 @@ ngx_convotic_cache_look(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     body = mcf->local ? ngx_convotic_local_lookup(mcf->local, ctx) : NULL;
 
-    if (ngx_convotic_cache_consider(r, ctx, body) != NGX_OK) {
-        return NGX_ERROR;
-    }
+    ngx_convotic_cache_consider(r, ctx, body);
 
     /* what was handed over was fetched for another request like this one */
 
     body = ctx->waiter.copy;
 
-    if (body && ngx_convotic_body_is_for(body, ctx)
-        && ngx_convotic_cache_consider(r, ctx, body) != NGX_OK)
-    {
-        return NGX_ERROR;
+    if (body && ngx_convotic_body_is_for(body, ctx)) {
+        ngx_convotic_cache_consider(r, ctx, body);
     }
 
     if (ngx_convotic_cache_is_fresh(r, ctx)) {
@@ -760,9 +756,7 @@ ngx_convotic_cache_look(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
         }
     }
 
-    if (ngx_convotic_cache_take(r, ctx) != NGX_OK) {
-        return NGX_ERROR;
-    }
+    ngx_convotic_cache_take(r, ctx);
 
     if (ngx_convotic_cache_is_fresh(r, ctx)) {
         return ngx_convotic_cache_found(r, ctx, NGX_CONVOTIC_CACHE_HIT);
@@ -795,17 +789,18 @@ ngx_convotic_cache_is_fresh(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
 /*
  * Of two bodies that are for this request, the younger, and of two that are
- * one, the one that came last; the pool holds it.
+ * one, the one that came last; the pool holds it.  What it has no memory to
+ * hold is no copy.
  */
 
-static ngx_int_t
+static void
 ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
     ngx_convotic_body_t *body)
 {
     ngx_msec_t  age;
 
     if (body == NULL || body == ctx->cache.copy) {
-        return NGX_OK;
+        return;
     }
 
     age = ngx_convotic_body_age(body);
@@ -817,14 +812,14 @@ ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
             && age > ngx_convotic_body_age(ctx->cache.copy)
                      + NGX_CONVOTIC_CACHE_SAME))
     {
-        return NGX_OK;
+        return;
     }
 
     ngx_convotic_body_hold(body);
 
-    ctx->cache.copy = body;
-
-    return ngx_convotic_body_give(body, r->pool);
+    if (ngx_convotic_body_give(body, r->pool) == NGX_OK) {
+        ctx->cache.copy = body;
+    }
 }
 
 
@@ -833,24 +828,23 @@ ngx_convotic_cache_consider(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
  * no use, the request lets go of it: it may be one of many that wait now.
  */
 
-static ngx_int_t
+static void
 ngx_convotic_cache_take(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    ngx_int_t                  rc;
     ngx_convotic_body_t       *body;
     ngx_convotic_main_conf_t  *mcf;
 
     body = ctx->cache.arrived;
 
     if (body == NULL) {
-        return NGX_OK;
+        return;
     }
 
-    rc = ngx_convotic_cache_consider(r, ctx, body);
+    ngx_convotic_cache_consider(r, ctx, body);
 
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
-    if (rc == NGX_OK && mcf->local && ctx->cache.copy == body) {
+    if (mcf->local && ctx->cache.copy == body) {
         ngx_convotic_local_store(mcf->local, mcf->zone, ctx, body);
     }
 
@@ -859,8 +853,6 @@ ngx_convotic_cache_take(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     }
 
     ngx_convotic_cache_drop(ctx);
-
-    return rc;
 }
 
 
@@ -1194,9 +1186,7 @@ ngx_convotic_cache_leased(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     copy = cache->copy;
 
-    if (ngx_convotic_cache_take(r, ctx) != NGX_OK) {
-        return NGX_ERROR;
-    }
+    ngx_convotic_cache_take(r, ctx);
 
     /* another node has fetched it while this one asked */
 
@@ -1497,7 +1487,7 @@ ngx_convotic_cache_body_handler(void *data, ngx_convotic_resp_t *reply)
     } else if (rc == NGX_DECLINED) {
         ctx->cache.detail = "outdated";
 
-    } else {
+    } else if (rc == NGX_ERROR) {
         ngx_log_error(NGX_LOG_WARN, r->connection->log, 0,
                       "malformed envelope in \"%V\"", &ctx->cache.key);
     }

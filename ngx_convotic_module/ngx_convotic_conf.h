@@ -374,6 +374,7 @@ struct ngx_convotic_ctx_s {
     ngx_convotic_generation_t     known;
     u_char                        fetch[NGX_CONVOTIC_DIGEST_LEN];
     u_char                        address[NGX_CONVOTIC_DIGEST_LEN];
+    ngx_buf_t                     out;           /* has the replacement */
 };
 
 

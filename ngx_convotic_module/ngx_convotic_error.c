@@ -17,7 +17,29 @@ typedef struct {
     ngx_uint_t   status;
     const char  *code;
     ngx_str_t    message;
+    ngx_str_t    body;
 } ngx_convotic_error_t;
+
+
+/* code is a variable below, name what it says */
+
+#define ngx_convotic_error(status, code, name, text)                          \
+    { status, code, ngx_string(text),                                         \
+      ngx_string("{\"error\":{\"code\":\"" name "\","                          \
+                 "\"message\":\"" text "\"}}") }
+
+#define ngx_convotic_error_unauthorized(status, text)                         \
+    ngx_convotic_error(status, ngx_convotic_unauthorized, "UNAUTHORIZED", text)
+#define ngx_convotic_error_invalid(status, text)                              \
+    ngx_convotic_error(status, ngx_convotic_invalid_request,                  \
+                       "INVALID_REQUEST", text)
+#define ngx_convotic_error_not_found(status, text)                            \
+    ngx_convotic_error(status, ngx_convotic_not_found, "NOT_FOUND", text)
+#define ngx_convotic_error_rate(status, text)                                 \
+    ngx_convotic_error(status, ngx_convotic_rate_limited, "RATE_LIMITED", text)
+#define ngx_convotic_error_internal(status, text)                             \
+    ngx_convotic_error(status, ngx_convotic_internal_error,                   \
+                       "INTERNAL_ERROR", text)
 
 
 static const char  ngx_convotic_unauthorized[] = "UNAUTHORIZED";
@@ -31,43 +53,35 @@ static const char  ngx_convotic_internal_error[] = "INTERNAL_ERROR";
 
 static const ngx_convotic_error_t  ngx_convotic_errors[] = {
 
-    { 499, ngx_convotic_invalid_request,
-      ngx_string("The request could not be processed") },
-    { 400, ngx_convotic_invalid_request, ngx_string("Malformed request") },
-    { 401, ngx_convotic_unauthorized, ngx_string("Authentication required") },
-    { 403, ngx_convotic_unauthorized, ngx_string("Access denied") },
-    { 404, ngx_convotic_not_found, ngx_string("Resource not found") },
-    { 405, ngx_convotic_invalid_request, ngx_string("Method not allowed") },
-    { 406, ngx_convotic_invalid_request, ngx_string("Not acceptable") },
-    { 408, ngx_convotic_invalid_request, ngx_string("Request timed out") },
-    { 409, ngx_convotic_invalid_request, ngx_string("Conflict") },
-    { 410, ngx_convotic_not_found,
-      ngx_string("Resource is no longer available") },
-    { 411, ngx_convotic_invalid_request,
-      ngx_string("Content-Length is required") },
-    { 412, ngx_convotic_invalid_request, ngx_string("Precondition failed") },
-    { 413, ngx_convotic_invalid_request,
-      ngx_string("Request body is too large") },
-    { 414, ngx_convotic_invalid_request,
-      ngx_string("Request URI is too long") },
-    { 415, ngx_convotic_invalid_request, ngx_string("Unsupported media type") },
-    { 416, ngx_convotic_invalid_request, ngx_string("Range not satisfiable") },
-    { 421, ngx_convotic_invalid_request, ngx_string("Misdirected request") },
-    { 429, ngx_convotic_rate_limited, ngx_string("Rate limit exceeded") },
+    ngx_convotic_error_invalid(499, "The request could not be processed"),
+    ngx_convotic_error_invalid(400, "Malformed request"),
+    ngx_convotic_error_unauthorized(401, "Authentication required"),
+    ngx_convotic_error_unauthorized(403, "Access denied"),
+    ngx_convotic_error_not_found(404, "Resource not found"),
+    ngx_convotic_error_invalid(405, "Method not allowed"),
+    ngx_convotic_error_invalid(406, "Not acceptable"),
+    ngx_convotic_error_invalid(408, "Request timed out"),
+    ngx_convotic_error_invalid(409, "Conflict"),
+    ngx_convotic_error_not_found(410, "Resource is no longer available"),
+    ngx_convotic_error_invalid(411, "Content-Length is required"),
+    ngx_convotic_error_invalid(412, "Precondition failed"),
+    ngx_convotic_error_invalid(413, "Request body is too large"),
+    ngx_convotic_error_invalid(414, "Request URI is too long"),
+    ngx_convotic_error_invalid(415, "Unsupported media type"),
+    ngx_convotic_error_invalid(416, "Range not satisfiable"),
+    ngx_convotic_error_invalid(421, "Misdirected request"),
+    ngx_convotic_error_rate(429, "Rate limit exceeded"),
 
-    { 599, ngx_convotic_internal_error,
-      ngx_string("An unexpected error occurred") },
-    { 501, ngx_convotic_internal_error, ngx_string("Not implemented") },
-    { 502, ngx_convotic_internal_error,
-      ngx_string("The upstream service gave no valid answer") },
-    { 503, ngx_convotic_internal_error,
-      ngx_string("Service temporarily unavailable") },
-    { 504, ngx_convotic_internal_error,
-      ngx_string("The upstream service did not answer in time") },
-    { 505, ngx_convotic_internal_error,
-      ngx_string("HTTP version not supported") },
+    ngx_convotic_error_internal(599, "An unexpected error occurred"),
+    ngx_convotic_error_internal(501, "Not implemented"),
+    ngx_convotic_error_internal(502,
+        "The upstream service gave no valid answer"),
+    ngx_convotic_error_internal(503, "Service temporarily unavailable"),
+    ngx_convotic_error_internal(504,
+        "The upstream service did not answer in time"),
+    ngx_convotic_error_internal(505, "HTTP version not supported"),
 
-    { 0, NULL, ngx_null_string }
+    { 0, NULL, ngx_null_string, ngx_null_string }
 };
 
 
@@ -75,7 +89,14 @@ static const ngx_convotic_error_t *ngx_convotic_error_lookup(
     ngx_uint_t status);
 
 
-void
+const ngx_str_t *
+ngx_convotic_error_body(ngx_uint_t status)
+{
+    return &ngx_convotic_error_lookup(status)->body;
+}
+
+
+ngx_int_t
 ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
     ngx_str_t *body)
 {
@@ -86,7 +107,7 @@ ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
         || ngx_convotic_json_judge_error(pool, body, &code, &message)
            != NGX_OK)
     {
-        return;
+        return NGX_DECLINED;
     }
 
     answer->message = message;
@@ -97,9 +118,11 @@ ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
             && ngx_strncmp(e->code, code.data, code.len) == 0)
         {
             answer->code = e->code;
-            return;
+            break;
         }
     }
+
+    return NGX_OK;
 }
 
 

@@ -21,12 +21,16 @@ ngx_uint_t ngx_convotic_error_index(const char *code);
 ngx_uint_t ngx_convotic_error_status(ngx_convotic_loc_conf_t *conf,
     ngx_uint_t status, const char *code);
 
+/* the documented body with our own text for the status; it is a constant */
+const ngx_str_t *ngx_convotic_error_body(ngx_uint_t status);
+
 /*
  * The message, and the code if it is one of the five, of a body that is in
- * the documented shape already; any other body changes nothing.
+ * the documented shape already.  NGX_DECLINED: any other body, or no memory;
+ * nothing was changed.
  */
-void ngx_convotic_error_adopt(ngx_pool_t *pool, ngx_convotic_answer_t *answer,
-    ngx_str_t *body);
+ngx_int_t ngx_convotic_error_adopt(ngx_pool_t *pool,
+    ngx_convotic_answer_t *answer, ngx_str_t *body);
 
 /* an answer with our own text for the status; both strings are constants */
 void ngx_convotic_error_set(ngx_convotic_answer_t *answer, ngx_uint_t status);

@@ -61,6 +61,7 @@ struct ngx_convotic_fill_s {
 
     const char                 *refused;     /* why; NULL: not */
     ngx_uint_t                  refused_status;
+    unsigned                    exhausted:1; /* refused for want of memory */
     unsigned                    encoded:1;
     unsigned                    complete:1;  /* the end of the body was seen */
     unsigned                    ended:1;
@@ -95,6 +96,7 @@ static ngx_table_elt_t *ngx_convotic_fill_add(ngx_http_request_t *sr,
 static void ngx_convotic_fill_cleanup(void *data);
 static void ngx_convotic_fill_refuse(ngx_convotic_fill_t *fill,
     ngx_uint_t status, const char *why);
+static void ngx_convotic_fill_exhaust(ngx_convotic_fill_t *fill);
 static void ngx_convotic_fill_event_handler(ngx_event_t *ev);
 static ngx_uint_t ngx_convotic_fill_identified(ngx_convotic_fill_t *fill,
     ngx_http_upstream_t *u);
@@ -122,9 +124,9 @@ static ngx_uint_t ngx_convotic_fill_status(ngx_convotic_fill_t *fill,
     ngx_int_t rc);
 static ngx_uint_t ngx_convotic_fill_judge_body(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
-static const char *ngx_convotic_fill_judge_bytes(
-    ngx_convotic_main_conf_t *mcf, ngx_convotic_fill_t *fill,
-    ngx_str_t *etag, ngx_int_t *limit);
+static ngx_int_t ngx_convotic_fill_judge_bytes(ngx_convotic_main_conf_t *mcf,
+    ngx_convotic_fill_t *fill, ngx_str_t *etag, ngx_int_t *limit,
+    const char **err);
 static ngx_convotic_body_t *ngx_convotic_fill_previous(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
 static ngx_uint_t ngx_convotic_fill_may_store(ngx_http_request_t *r,
@@ -138,6 +140,8 @@ static ngx_uint_t ngx_convotic_fill_error(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill);
 static ngx_uint_t ngx_convotic_fill_bad(ngx_http_request_t *r,
     ngx_convotic_fill_t *fill, ngx_uint_t status, const char *why);
+static ngx_uint_t ngx_convotic_fill_lost(ngx_http_request_t *r,
+    ngx_convotic_fill_t *fill);
 
 
 ngx_int_t
@@ -637,6 +641,18 @@ ngx_convotic_fill_refuse(ngx_convotic_fill_t *fill, ngx_uint_t status,
 
 
 static void
+ngx_convotic_fill_exhaust(ngx_convotic_fill_t *fill)
+{
+    if (fill->refused == NULL) {
+        fill->exhausted = 1;
+    }
+
+    ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
+                             "no memory");
+}
+
+
+static void
 ngx_convotic_fill_event_handler(ngx_event_t *ev)
 {
     ngx_connection_t            *c;
@@ -776,8 +792,7 @@ ngx_convotic_fill_header(ngx_convotic_fill_t *fill, ngx_http_request_t *sr)
         fill->body.data = ngx_pnalloc(sr->pool, fill->size);
 
         if (fill->body.data == NULL) {
-            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                     "no memory");
+            ngx_convotic_fill_exhaust(fill);
         }
     }
 
@@ -956,8 +971,7 @@ ngx_convotic_fill_keep_header(ngx_convotic_fill_t *fill,
     h = ngx_array_push(&fill->headers);
 
     if (h == NULL) {
-        ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                 "no memory");
+        ngx_convotic_fill_exhaust(fill);
         return;
     }
 
@@ -1028,8 +1042,7 @@ ngx_convotic_fill_collect(ngx_convotic_fill_t *fill, ngx_http_request_t *sr,
         p = ngx_pnalloc(sr->pool, size);
 
         if (p == NULL) {
-            ngx_convotic_fill_refuse(fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                     "no memory");
+            ngx_convotic_fill_exhaust(fill);
             return;
         }
 
@@ -1184,7 +1197,10 @@ ngx_convotic_fill_judge(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
     ctx = fill->ctx;
     ctx->cache.fwd_status = fill->status;
 
-    if (fill->refused) {
+    if (fill->exhausted) {
+        count = ngx_convotic_fill_lost(r, fill);
+
+    } else if (fill->refused) {
         count = ngx_convotic_fill_bad(r, fill, fill->refused_status,
                                       fill->refused);
 
@@ -1253,7 +1269,7 @@ ngx_convotic_fill_status(ngx_convotic_fill_t *fill, ngx_int_t rc)
 static ngx_uint_t
 ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 {
-    ngx_int_t                   limit;
+    ngx_int_t                   rc, limit;
     const char                 *err;
     ngx_convotic_ctx_t         *ctx;
     ngx_convotic_body_t        *previous;
@@ -1283,14 +1299,16 @@ ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
                                    &parts.etag)
             != NGX_OK)
         {
-            return ngx_convotic_fill_bad(r, fill,
-                                         NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                         "no memory");
+            return ngx_convotic_fill_lost(r, fill);
         }
 
-        err = ngx_convotic_fill_judge_bytes(mcf, fill, &parts.etag, &limit);
+        rc = ngx_convotic_fill_judge_bytes(mcf, fill, &parts.etag, &limit,
+                                           &err);
+        if (rc == NGX_ERROR) {
+            return ngx_convotic_fill_lost(r, fill);
+        }
 
-        if (err) {
+        if (rc != NGX_OK) {
             return ngx_convotic_fill_bad(r, fill, NGX_HTTP_BAD_GATEWAY, err);
         }
     }
@@ -1301,14 +1319,15 @@ ngx_convotic_fill_judge_body(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
 }
 
 
-/* NULL: they are as documented; the verdict is remembered by their digest */
+/* as ngx_convotic_json_judge(); what is good is remembered by its digest */
 
-static const char *
+static ngx_int_t
 ngx_convotic_fill_judge_bytes(ngx_convotic_main_conf_t *mcf,
-    ngx_convotic_fill_t *fill, ngx_str_t *etag, ngx_int_t *limit)
+    ngx_convotic_fill_t *fill, ngx_str_t *etag, ngx_int_t *limit,
+    const char **err)
 {
     uint32_t                     n;
-    const char                  *err;
+    ngx_int_t                    rc;
     ngx_convotic_fill_judged_t  *judged;
 
     /* behind the quotation mark */
@@ -1322,17 +1341,17 @@ ngx_convotic_fill_judge_bytes(ngx_convotic_main_conf_t *mcf,
 
         ngx_convotic_zone_count(mcf->zone, NGX_CONVOTIC_COUNT_UNCHANGED);
 
-        return NULL;
+        return NGX_OK;
     }
 
-    err = ngx_convotic_json_judge(&fill->body, limit);
+    rc = ngx_convotic_json_judge(&fill->body, limit, err);
 
-    if (err == NULL) {
+    if (rc == NGX_OK) {
         ngx_memcpy(judged->etag, etag->data, sizeof(judged->etag));
         judged->limit = *limit;
     }
 
-    return err;
+    return rc;
 }
 
 
@@ -1454,8 +1473,7 @@ ngx_convotic_fill_store(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
         || ngx_convotic_body_give(body, r->pool) != NGX_OK)
     {
         answer->headers = NULL;
-        return ngx_convotic_fill_bad(r, fill, NGX_HTTP_INTERNAL_SERVER_ERROR,
-                                     "no memory");
+        return ngx_convotic_fill_lost(r, fill);
     }
 
     answer->status = NGX_HTTP_OK;
@@ -1504,4 +1522,19 @@ ngx_convotic_fill_bad(ngx_http_request_t *r, ngx_convotic_fill_t *fill,
     ngx_convotic_error_set(fill->answer, status);
 
     return NGX_CONVOTIC_COUNT_FILL_REFUSED;
+}
+
+
+/* there is no memory for it: that is no fault of the upstream's */
+
+static ngx_uint_t
+ngx_convotic_fill_lost(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
+{
+    ngx_log_error(NGX_LOG_ERR, r->connection->log, 0,
+                  "no memory for the upstream's answer to \"%V\"",
+                  &fill->ctx->query);
+
+    ngx_convotic_error_set(fill->answer, NGX_HTTP_INTERNAL_SERVER_ERROR);
+
+    return NGX_CONVOTIC_COUNT_FILL_FAILED;
 }

@@ -8,6 +8,9 @@
  * A body is replaced by one of ours, at once and whatever it is.  The one
  * exception is a 4xx of an upstream that may be in the documented shape
  * already: its header is held back until its body has been read.
+ *
+ * The body is a constant then, so that an error can be told of when there is
+ * no memory, too.
  */
 
 
@@ -36,6 +39,9 @@ static ngx_int_t ngx_convotic_filter_hold(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx, ngx_chain_t *in);
 static ngx_int_t ngx_convotic_filter_replace(ngx_http_request_t *r,
     ngx_convotic_ctx_t *ctx);
+static ngx_int_t ngx_convotic_filter_bare(ngx_http_request_t *r);
+static void ngx_convotic_filter_describe(ngx_http_request_t *r,
+    ngx_convotic_answer_t *answer, off_t len);
 static void ngx_convotic_filter_clean(ngx_http_request_t *r);
 
 
@@ -83,7 +89,7 @@ ngx_convotic_filter_header(ngx_http_request_t *r)
     } else {
         ctx = ngx_convotic_ctx_create(r);
         if (ctx == NULL) {
-            return NGX_ERROR;
+            return ngx_convotic_filter_bare(r);
         }
     }
 
@@ -161,10 +167,8 @@ ngx_convotic_filter_send(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx,
 
     ctx->replaced = 1;
 
-    b = ngx_calloc_buf(r->pool);
-    if (b == NULL) {
-        return NGX_ERROR;
-    }
+    b = &ctx->out;
+    ngx_memzero(b, sizeof(ngx_buf_t));
 
     b->pos = ctx->replacement.data;
     b->last = ctx->replacement.data + ctx->replacement.len;
@@ -278,33 +282,108 @@ ngx_convotic_filter_applies(ngx_http_request_t *r)
 static ngx_int_t
 ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 {
-    ngx_uint_t                 status;
-    ngx_convotic_answer_t      answer;
-    ngx_convotic_loc_conf_t   *conf;
-    ngx_convotic_main_conf_t  *mcf;
+    ngx_uint_t             status;
+    ngx_convotic_answer_t  answer;
+
+    status = r->headers_out.status;
 
     ngx_memzero(&answer, sizeof(ngx_convotic_answer_t));
-    ngx_convotic_error_set(&answer, r->headers_out.status);
+    ngx_convotic_error_set(&answer, status);
 
-    ngx_convotic_error_adopt(r->pool, &answer, &ctx->held);
-
-    if (ngx_convotic_json_error(r->pool, answer.code, &answer.message,
-                                &ctx->replacement)
-        != NGX_OK)
+    if (ngx_convotic_error_adopt(r->pool, &answer, &ctx->held) != NGX_OK
+        || ngx_convotic_json_error(r->pool, answer.code, &answer.message,
+                                   &ctx->replacement)
+           != NGX_OK)
     {
-        return NGX_ERROR;
+        ngx_convotic_error_set(&answer, status);
+        ctx->replacement = *ngx_convotic_error_body(status);
     }
-
-    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
-    ngx_convotic_zone_count(mcf->zone,
-                            NGX_CONVOTIC_COUNT_SHAPED_UNAUTHORIZED
-                            + ngx_convotic_error_index(answer.code));
 
     ctx->replaced = 0;
     ctx->answer.code = answer.code;
 
+    /* a GET's body may be another one, which a HEAD does not show */
+
+    ngx_convotic_filter_describe(r, &answer,
+                                 (ctx->unsure && r->method == NGX_HTTP_HEAD)
+                                 ? -1 : (off_t) ctx->replacement.len);
+
+    /*
+     * ngx_http_filter_finalize_request() has dropped those that were told;
+     * for want of memory an error is told of without them.
+     */
+
+    if (!ctx->rate.told || r->filter_finalize) {
+        (void) ngx_convotic_limit_headers(r, ctx);
+    }
+
+    return ngx_convotic_next_header_filter(r);
+}
+
+
+/*
+ * There is no context to remember the replacement by: it follows its header
+ * at once, and who sends the other body is told that none is wanted.
+ */
+
+static ngx_int_t
+ngx_convotic_filter_bare(ngx_http_request_t *r)
+{
+    ngx_int_t               rc;
+    ngx_buf_t              *b;
+    ngx_chain_t             out;
+    const ngx_str_t        *body;
+    ngx_convotic_answer_t   answer;
+
+    b = ngx_calloc_buf(r->pool);
+    if (b == NULL) {
+        return NGX_ERROR;
+    }
+
+    body = ngx_convotic_error_body(r->headers_out.status);
+
+    b->pos = body->data;
+    b->last = body->data + body->len;
+    b->memory = 1;
+    b->last_buf = 1;
+    b->last_in_chain = 1;
+
+    out.buf = b;
+    out.next = NULL;
+
+    ngx_convotic_error_set(&answer, r->headers_out.status);
+    ngx_convotic_filter_describe(r, &answer, body->len);
+
+    rc = ngx_convotic_next_header_filter(r);
+
+    if (rc == NGX_ERROR || rc > NGX_OK || r->header_only) {
+        return rc;
+    }
+
+    r->header_only = 1;
+
+    return ngx_convotic_next_body_filter(r, &out);
+}
+
+
+/* len: of the body that is to come, or -1 */
+
+static void
+ngx_convotic_filter_describe(ngx_http_request_t *r,
+    ngx_convotic_answer_t *answer, off_t len)
+{
+    ngx_uint_t                 status;
+    ngx_convotic_loc_conf_t   *conf;
+    ngx_convotic_main_conf_t  *mcf;
+
     conf = ngx_http_get_module_loc_conf(r, ngx_convotic_module);
-    status = ngx_convotic_error_status(conf, answer.status, answer.code);
+    mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
+
+    ngx_convotic_zone_count(mcf->zone,
+                            NGX_CONVOTIC_COUNT_SHAPED_UNAUTHORIZED
+                            + ngx_convotic_error_index(answer->code));
+
+    status = ngx_convotic_error_status(conf, answer->status, answer->code);
 
     /* err_status is what $status prints first */
 
@@ -315,25 +394,11 @@ ngx_convotic_filter_replace(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
 
     ngx_convotic_filter_clean(r);
 
-    /* ngx_http_filter_finalize_request() has dropped those that were told */
-
-    if ((!ctx->rate.told || r->filter_finalize)
-        && ngx_convotic_limit_headers(r, ctx) != NGX_OK)
-    {
-        return NGX_ERROR;
-    }
-
-    /* a GET's body may be another one, which a HEAD does not show */
-
-    r->headers_out.content_length_n =
-                                   (ctx->unsure && r->method == NGX_HTTP_HEAD)
-                                   ? -1 : (off_t) ctx->replacement.len;
+    r->headers_out.content_length_n = len;
 
     ngx_str_set(&r->headers_out.content_type, "application/json");
     r->headers_out.content_type_len = r->headers_out.content_type.len;
     r->headers_out.content_type_lowcase = NULL;
-
-    return ngx_convotic_next_header_filter(r);
 }
 
 

@@ -47,6 +47,7 @@ struct ngx_convotic_json_chunk_s {
  */
 
 typedef struct {
+    ngx_uint_t                  exhausted;
     u_char                     *pos;
     u_char                     *end;
     u_char                     *last;    /* the last allocation, or NULL */
@@ -78,11 +79,10 @@ static ngx_convotic_json_arena_t  ngx_convotic_json_arena;
 static void  *ngx_convotic_json_kept[NGX_CONVOTIC_JSON_CHUNK / sizeof(void *)];
 
 
-const char *
-ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit)
+ngx_int_t
+ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit, const char **err)
 {
-    json_t      *root;
-    const char  *err;
+    json_t  *root;
 
     *limit = -1;
 
@@ -90,12 +90,16 @@ ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit)
 
     root = ngx_convotic_json_load(body);
 
-    err = root ? ngx_convotic_json_judge_value(root, limit)
-               : "it is not JSON";
+    *err = root ? ngx_convotic_json_judge_value(root, limit)
+                : "it is not JSON";
 
     ngx_convotic_json_arena_done();
 
-    return err;
+    if (root == NULL && ngx_convotic_json_arena.exhausted) {
+        return NGX_ERROR;
+    }
+
+    return *err ? NGX_DECLINED : NGX_OK;
 }
 
 
@@ -307,6 +311,7 @@ ngx_convotic_json_arena_start(void)
     arena->end = arena->pos + NGX_CONVOTIC_JSON_CHUNK;
     arena->last = NULL;
     arena->chunks = NULL;
+    arena->exhausted = 0;
 
     json_get_alloc_funcs(&arena->malloc, &arena->free);
     json_set_alloc_funcs(ngx_convotic_json_arena_malloc,
@@ -366,6 +371,7 @@ ngx_convotic_json_arena_grow(size_t size)
 
     chunk = malloc(sizeof(ngx_convotic_json_chunk_t) + n);
     if (chunk == NULL) {
+        arena->exhausted = 1;
         return NULL;
     }
 

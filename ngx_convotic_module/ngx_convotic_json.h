@@ -14,11 +14,13 @@
 
 
 /*
- * NULL if the body is {"contacts": [...], "total": number, "limit": number},
- * whatever else it has, or a clause that says what it lacks.
+ * NGX_OK if the body is {"contacts": [...], "total": number, "limit": number},
+ * whatever else it has; NGX_DECLINED: it is not, and *err is a clause that
+ * says what it lacks; NGX_ERROR: no memory.
  * *limit is its limit, and -1 where that is no whole number.
  */
-const char *ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit);
+ngx_int_t ngx_convotic_json_judge(ngx_str_t *body, ngx_int_t *limit,
+    const char **err);
 
 /*
  * NGX_OK if the body is {"error": {"code": string, "message": string}};

@@ -207,8 +207,10 @@ ngx_convotic_peer_resolve(ngx_convotic_peer_t *peer)
 
     ctx = ngx_resolve_start(peer->resolver, &temp);
 
+    /* want of memory is no reason to give up the address, either */
+
     if (ctx == NULL || ctx == NGX_NO_RESOLVER) {
-        peer->handler(peer->data, NGX_ERROR);
+        ngx_convotic_peer_configured(peer);
         return;
     }
 
@@ -222,7 +224,7 @@ ngx_convotic_peer_resolve(ngx_convotic_peer_t *peer)
 
     if (ngx_resolve_name(ctx) != NGX_OK) {
         peer->resolve = NULL;
-        peer->handler(peer->data, NGX_ERROR);
+        ngx_convotic_peer_configured(peer);
     }
 }
 

@@ -199,6 +199,12 @@ static u_char *ngx_convotic_redis_log_handler(ngx_log_t *log, u_char *buf,
     size_t len);
 
 
+/* not Redis's own OOM */
+
+static const char  ngx_convotic_redis_no_memory[] =
+    "this worker has no memory";
+
+
 ngx_convotic_redis_t *
 ngx_convotic_redis_create(ngx_conf_t *cf, ngx_convotic_redis_conf_t *conf)
 {
@@ -514,7 +520,7 @@ ngx_convotic_redis_open(ngx_convotic_redis_t *redis)
     redis->pool = ngx_create_pool(1024, &redis->log);
 
     if (redis->reader == NULL || redis->pool == NULL) {
-        ngx_convotic_redis_fail(redis, "no memory");
+        ngx_convotic_redis_fail(redis, ngx_convotic_redis_no_memory);
         return;
     }
 
@@ -615,7 +621,7 @@ ngx_convotic_redis_say(ngx_convotic_redis_t *redis,
     slot = ngx_convotic_redis_create_slot(redis, NGX_CONVOTIC_REDIS_SLOT_OWN,
                                           command.argc, command.argv);
     if (slot == NULL) {
-        ngx_convotic_redis_fail(redis, "no memory");
+        ngx_convotic_redis_fail(redis, ngx_convotic_redis_no_memory);
         return;
     }
 
@@ -625,7 +631,7 @@ ngx_convotic_redis_say(ngx_convotic_redis_t *redis,
         != NGX_OK)
     {
         ngx_free(slot);
-        ngx_convotic_redis_fail(redis, "no memory");
+        ngx_convotic_redis_fail(redis, ngx_convotic_redis_no_memory);
     }
 }
 
@@ -699,7 +705,7 @@ ngx_convotic_redis_ready(ngx_convotic_redis_t *redis)
 
         if (ngx_convotic_redis_write(redis, slot, 0, NULL) != NGX_OK) {
             ngx_queue_insert_head(&redis->pending, q);
-            ngx_convotic_redis_fail(redis, "no memory");
+            ngx_convotic_redis_fail(redis, ngx_convotic_redis_no_memory);
             return;
         }
     }
@@ -1073,7 +1079,7 @@ ngx_convotic_redis_feed(ngx_convotic_redis_t *redis, u_char *p, size_t len)
         n = ngx_min(len, NGX_CONVOTIC_RESP_FEED);
 
         if (ngx_convotic_resp_feed(redis->reader, p, n) != NGX_OK) {
-            ngx_convotic_redis_fail(redis, "no memory");
+            ngx_convotic_redis_fail(redis, ngx_convotic_redis_no_memory);
             return NGX_DONE;
         }
 
@@ -1118,6 +1124,11 @@ ngx_convotic_redis_replies(ngx_convotic_redis_t *redis)
 
         if (rc == NGX_ERROR) {
             ngx_convotic_redis_fail(redis, "it does not speak RESP2");
+            return NGX_DONE;
+        }
+
+        if (rc == NGX_ABORT) {
+            ngx_convotic_redis_fail(redis, ngx_convotic_redis_no_memory);
             return NGX_DONE;
         }
 

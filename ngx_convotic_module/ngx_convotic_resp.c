@@ -45,6 +45,7 @@ struct ngx_convotic_resp_reader_s {
     size_t                      max;
     size_t                      elements;    /* of the reply being read */
     ngx_uint_t                  skip;
+    ngx_uint_t                  exhausted;   /* there was no memory */
     ngx_log_t                  *log;
 };
 
@@ -148,7 +149,7 @@ ngx_convotic_resp_next(ngx_convotic_resp_reader_t *reader,
     hiredis = reader->hiredis;
 
     if (redisReaderGetReply(hiredis, &object) != REDIS_OK) {
-        return NGX_ERROR;
+        return reader->exhausted ? NGX_ABORT : NGX_ERROR;
     }
 
     if (object) {
@@ -450,6 +451,7 @@ ngx_convotic_resp_add(const redisReadTask *task,
 
     reply = ngx_alloc(sizeof(ngx_convotic_resp_t) + extra, reader->log);
     if (reply == NULL) {
+        reader->exhausted = 1;
         return NULL;
     }
 

@@ -48,12 +48,13 @@ ngx_convotic_resp_reader_t *ngx_convotic_resp_create(size_t max,
     ngx_uint_t skip, ngx_log_t *log);
 void ngx_convotic_resp_destroy(ngx_convotic_resp_reader_t *reader);
 
-/* NGX_OK, or NGX_ERROR: the stream is beyond repair, close the connection */
+/* NGX_OK, or NGX_ERROR: no memory, close the connection */
 ngx_int_t ngx_convotic_resp_feed(ngx_convotic_resp_reader_t *reader,
     u_char *data, size_t len);
 
 /*
- * NGX_OK and a reply that the caller frees, NGX_AGAIN, or NGX_ERROR.
+ * NGX_OK and a reply that the caller frees, or NGX_AGAIN.  NGX_ERROR: the
+ * stream is beyond repair; NGX_ABORT: no memory.  Close the connection then.
  * To be called until NGX_AGAIN after each feed.
  */
 ngx_int_t ngx_convotic_resp_next(ngx_convotic_resp_reader_t *reader,

@@ -393,7 +393,7 @@ fuzz_upstream_body(ngx_str_t *body)
     ngx_uint_t   shape;
     const char  *err;
 
-    err = ngx_convotic_json_judge(body, &n);
+    (void) ngx_convotic_json_judge(body, &n, &err);
 
     root = json_loadb((char *) body->data, body->len, FUZZ_UPSTREAM_FLAGS,
                       NULL);
