@@ -16,7 +16,7 @@ my $top = $t->top;
 
 # Building takes most of the time, and happens once.
 
-my $BUILD = 240;
+my $BUILD = 480;
 
 my $run = $t->run([ "$top/t/fuzz/run", '--smoke', '--no-install' ],
                   timeout => $BUILD);
@@ -37,6 +37,19 @@ SKIP: {
         cmp_ok(scalar @seeds, '>', 5, "$target: seeds");
         cmp_ok($executions || 0, '>', @seeds, "$target: each, and more");
     }
+}
+
+# The same without the sanitizers, which is another build: one target shows it.
+
+my $fast = $t->run([ "$top/t/fuzz/run", '--smoke', '--fast', '--no-install',
+                     'envelope' ], timeout => $BUILD);
+
+SKIP: {
+    skip $fast->{err} =~ s/\n+\z//r, 2 if $fast->{exit} == 77;
+
+    is($fast->{exit}, 0, 'nor without the sanitizers')
+        or diag($fast->{out}, $fast->{err});
+    like($fast->{out}, qr/^envelope +[1-9]\d+ .* none$/m, 'it has run');
 }
 
 

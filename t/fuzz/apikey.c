@@ -19,6 +19,7 @@
 
 
 #include "fuzz.h"
+#include "zone.h"
 
 #include "ngx_convotic_auth.c"
 
@@ -60,8 +61,6 @@ static void fuzz_apikey_answer(ngx_pool_t *pool, ngx_convotic_ctx_t *ctx);
 static void fuzz_apikey_verdict(ngx_convotic_ctx_t *ctx, ngx_int_t rc);
 static void fuzz_apikey_zone(void);
 static void fuzz_apikey_aged(ngx_str_t *key);
-static void fuzz_apikey_table(ngx_convotic_table_t *table, size_t value,
-    ngx_uint_t n);
 static ngx_convotic_records_e fuzz_apikey_stored(ngx_convotic_ctx_t *ctx,
     ngx_convotic_record_t *record);
 static ngx_convotic_auth_e fuzz_apikey_expect(ngx_convotic_ctx_t *ctx);
@@ -82,9 +81,7 @@ static fuzz_apikey_slot_t        fuzz_apikey_slots[3];
 static ngx_convotic_main_conf_t  fuzz_apikey_main;
 static ngx_convotic_loc_conf_t   fuzz_apikey_conf;
 
-static ngx_convotic_zone_t       fuzz_apikey_shared;
-static ngx_convotic_tables_t     fuzz_apikey_tables;
-static ngx_convotic_coherence_t  fuzz_apikey_coherence;
+static fuzz_zone_t               fuzz_apikey_shared;
 static u_char                   *fuzz_apikey_memory[2];
 static ngx_str_t                 fuzz_apikey_run_id;
 
@@ -99,9 +96,7 @@ fuzz_init(ngx_pool_t *pool)
 
     ngx_str_set(&fuzz_apikey_run_id, "5b0c1f");
 
-    fuzz_apikey_main.zone = &fuzz_apikey_shared;
-    fuzz_apikey_shared.tables = &fuzz_apikey_tables;
-    fuzz_apikey_shared.coherence = &fuzz_apikey_coherence;
+    fuzz_apikey_main.zone = &fuzz_apikey_shared.zone;
 
     fuzz_apikey_memory[0] = ngx_palloc(pool, FUZZ_APIKEY_TABLE);
     fuzz_apikey_memory[1] = ngx_palloc(pool, FUZZ_APIKEY_TABLE);
@@ -507,30 +502,17 @@ fuzz_apikey_zone(void)
 {
     ngx_convotic_zone_values_t  values;
 
-    ngx_memzero(&fuzz_apikey_tables, sizeof(ngx_convotic_tables_t));
-    ngx_memzero(&fuzz_apikey_coherence, sizeof(ngx_convotic_coherence_t));
+    fuzz_zone_start(&fuzz_apikey_shared);
 
-    fuzz_apikey_coherence.epoch = 1;
+    fuzz_apikey_shared.coherence.epoch = 1;
 
     ngx_convotic_records_values(&values);
 
-    fuzz_apikey_table(&fuzz_apikey_tables.keys, values.keys, 0);
-    fuzz_apikey_table(&fuzz_apikey_tables.refusals, values.refusals, 1);
-}
-
-
-static void
-fuzz_apikey_table(ngx_convotic_table_t *table, size_t value, ngx_uint_t n)
-{
-    ngx_memzero(fuzz_apikey_memory[n], FUZZ_APIKEY_TABLE);
-
-    if (ngx_convotic_table_create(table,
-                                  (ngx_slab_pool_t *) fuzz_apikey_memory[n],
-                                  FUZZ_APIKEY_TABLE, value)
-        != NGX_OK)
-    {
-        fuzz_fail(__FILE__, __LINE__, "no memory for a table");
-    }
+    fuzz_zone_table(&fuzz_apikey_shared.tables.keys, fuzz_apikey_memory[0],
+                    FUZZ_APIKEY_TABLE, values.keys);
+    fuzz_zone_table(&fuzz_apikey_shared.tables.refusals,
+                    fuzz_apikey_memory[1], FUZZ_APIKEY_TABLE,
+                    values.refusals);
 }
 
 
@@ -555,8 +537,8 @@ fuzz_apikey_aged(ngx_str_t *key)
     ngx_memcpy(record.workspace, "aged", 4);
     record.workspace_len = 4;
 
-    ngx_convotic_records_mark(&fuzz_apikey_shared, digest, &mark);
-    ngx_convotic_records_key_store(&fuzz_apikey_shared, digest, &mark,
+    ngx_convotic_records_mark(&fuzz_apikey_shared.zone, digest, &mark);
+    ngx_convotic_records_key_store(&fuzz_apikey_shared.zone, digest, &mark,
                                    &fuzz_apikey_run_id, &record);
 }
 
@@ -570,7 +552,7 @@ fuzz_apikey_stored(ngx_convotic_ctx_t *ctx, ngx_convotic_record_t *record)
     ages.invalid = 1000;
     ages.stale = 1000;
 
-    return ngx_convotic_records_key_lookup(&fuzz_apikey_shared,
+    return ngx_convotic_records_key_lookup(&fuzz_apikey_shared.zone,
                                            ctx->key_digest, &ages, record);
 }
 
@@ -846,14 +828,6 @@ ngx_convotic_redis_distrust(ngx_convotic_redis_t *redis)
 }
 
 
-/* in place of the zone: one process, and memory that is there already */
-
-void
-ngx_convotic_zone_count(ngx_convotic_zone_t *zone, ngx_uint_t count)
-{
-}
-
-
 /* nobody else asks; no address has a budget */
 
 ngx_int_t
@@ -870,23 +844,4 @@ ngx_convotic_flight_end(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx, ngx_convotic_flight_end_e end,
     ngx_convotic_body_t *body, ngx_convotic_answer_t *answer)
 {
-}
-
-
-void
-ngx_convotic_zone_lock(ngx_convotic_zone_t *zone)
-{
-}
-
-
-void
-ngx_convotic_zone_unlock(ngx_convotic_zone_t *zone)
-{
-}
-
-
-void *
-ngx_slab_alloc(ngx_slab_pool_t *pool, size_t size)
-{
-    return pool;
 }

@@ -46,6 +46,7 @@ void
 fuzz_init(ngx_pool_t *pool)
 {
     json_object_seed(1);
+    json_set_alloc_funcs(fuzz_malloc, fuzz_free);
 }
 
 

@@ -9,7 +9,7 @@
 #include "fuzz.h"
 
 
-#define FUZZ_POOL  1024
+#define FUZZ_POOL  4096
 
 
 ngx_log_t            fuzz_log;
@@ -58,6 +58,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ngx_pool_t    *pool;
     fuzz_input_t   in;
 
+    fuzz_memory_start();
+
     pool = ngx_create_pool(FUZZ_POOL, &fuzz_log);
     fuzz_assert(pool, "no memory");
 
@@ -67,6 +69,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_one(pool, &in);
 
     ngx_destroy_pool(pool);
+
+    fuzz_memory_done();
 
     return 0;
 }
@@ -158,11 +162,17 @@ fuzz_is(ngx_str_t *a, const char *text)
 ngx_uint_t
 fuzz_begins(ngx_str_t *a, const char *text)
 {
-    size_t  n;
+    size_t  i;
 
-    n = strlen(text);
+    /* not by memcmp(), whose operands libFuzzer would write into inputs */
 
-    return a->len >= n && (n == 0 || memcmp(a->data, text, n) == 0);
+    for (i = 0; text[i]; i++) {
+        if (i == a->len || a->data[i] != (u_char) text[i]) {
+            return 0;
+        }
+    }
+
+    return 1;
 }
 
 

@@ -61,6 +61,15 @@ ngx_str_t fuzz_copy(ngx_pool_t *pool, u_char *data, size_t len);
 /* decimal digits at the front, at most max; 0 if there are none */
 uint64_t fuzz_number(fuzz_input_t *in, uint64_t max);
 
+/* what malloc() and so on are called where an input is worked on */
+void *fuzz_malloc(size_t size);
+void fuzz_free(void *p);
+int fuzz_memalign(void **p, size_t alignment, size_t size);
+
+/* before and after an input; what it has left is a broken invariant */
+void fuzz_memory_start(void);
+void fuzz_memory_done(void);
+
 ngx_uint_t fuzz_equal(ngx_str_t *a, ngx_str_t *b);
 ngx_uint_t fuzz_is(ngx_str_t *a, const char *text);
 ngx_uint_t fuzz_begins(ngx_str_t *a, const char *text);

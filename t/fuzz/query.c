@@ -100,10 +100,10 @@ fuzz_one(ngx_pool_t *pool, fuzz_input_t *in)
     ngx_int_t            rc, expected;
     ngx_str_t            args, spelling, *limit, *platform;
     ngx_uint_t           i;
-    fuzz_query_t         query;
     ngx_convotic_ctx_t  *ctx, *again;
 
-    static ngx_array_t  forwarded;
+    static fuzz_query_t  query;
+    static ngx_array_t   forwarded;
 
     config = fuzz_byte(in);
 
@@ -380,8 +380,9 @@ fuzz_query_passed(ngx_pool_t *pool, ngx_convotic_ctx_t *ctx,
     u_char               ch;
     ngx_int_t            rc, n;
     ngx_uint_t           k, at, count;
-    fuzz_query_t         canonical;
     fuzz_query_param_t  *param;
+
+    static fuzz_query_t  canonical;
 
     for (i = 0; i < ctx->query.len; i++) {
         ch = ctx->query.data[i];
@@ -466,6 +467,7 @@ fuzz_query_spell(ngx_pool_t *pool, fuzz_query_t *query, ngx_uint_t backwards,
     size_t       i, len;
     ngx_str_t   *part;
     ngx_uint_t   k, n;
+    const char  *hex;
 
     len = 1;
 
@@ -486,8 +488,11 @@ fuzz_query_spell(ngx_pool_t *pool, fuzz_query_t *query, ngx_uint_t backwards,
         for (n = 0; n < 2; n++) {
 
             for (i = 0; i < part[n].len; i++) {
-                p = ngx_sprintf(p, (i & 1) ? "%%%02Xd" : "%%%02xd",
-                                (ngx_int_t) part[n].data[i]);
+                hex = (i & 1) ? "0123456789ABCDEF" : "0123456789abcdef";
+
+                *p++ = '%';
+                *p++ = hex[part[n].data[i] >> 4];
+                *p++ = hex[part[n].data[i] & 0x0f];
             }
 
             *p++ = n ? '&' : '=';

@@ -23,11 +23,10 @@
 #include <lualib.h>
 #include <lauxlib.h>
 
-#include "ngx_convotic_conf.h"
 #include "ngx_convotic_resp.h"
-#include "ngx_convotic_zone.h"
 #include "ngx_convotic_leases.h"
 #include "window.h"
+#include "zone.h"
 
 
 #define FUZZ_RATE_VALUE      512
@@ -36,6 +35,9 @@
 #define FUZZ_RATE_MOVES      4000
 #define FUZZ_RATE_MAX        0x7fffffff
 #define FUZZ_RATE_TICK       10      /* ms, as in leases.c */
+
+#define FUZZ_RATE_LUA        (16 * 1024 * 1024)
+#define FUZZ_RATE_CLASSES    24      /* of sizes: 16 bytes, 32, 64 ... */
 
 
 /* the server; times are ms */
@@ -58,9 +60,7 @@ typedef struct {
 
 
 typedef struct {
-    ngx_convotic_zone_t         zone;
-    ngx_convotic_tables_t       tables;
-    ngx_convotic_coherence_t    coherence;
+    fuzz_zone_t                 shared;
     u_char                     *memory;
     fuzz_rate_ask_t             asks[FUZZ_RATE_ASKS];
 } fuzz_rate_node_t;
@@ -87,6 +87,8 @@ static ngx_uint_t fuzz_rate_told(ngx_convotic_leases_told_t *told);
 static ngx_uint_t fuzz_rate_form(const char *value, size_t len);
 static uint64_t fuzz_rate_now(void);
 static int fuzz_rate_call(lua_State *lua);
+static void *fuzz_rate_alloc(void *data, void *p, size_t size, size_t want);
+static ngx_uint_t fuzz_rate_class(size_t size);
 static void fuzz_rate_game(ngx_pool_t *pool, fuzz_input_t *in);
 static void fuzz_rate_move(fuzz_rate_game_t *game, u_char move,
     fuzz_input_t *in);
@@ -106,6 +108,9 @@ static void fuzz_rate_fail(fuzz_rate_node_t *node);
 static ngx_convotic_leases_ask_t  fuzz_rate_any = { .want = FUZZ_RATE_MAX };
 
 static lua_State           *fuzz_rate_lua;
+static u_char              *fuzz_rate_lua_pos;
+static u_char              *fuzz_rate_lua_last;
+static void                *fuzz_rate_lua_free[FUZZ_RATE_CLASSES];
 static fuzz_rate_server_t   fuzz_rate_server;
 static fuzz_rate_game_t     fuzz_rate_played;
 static size_t               fuzz_rate_memory;
@@ -120,7 +125,12 @@ fuzz_init(ngx_pool_t *pool)
     lua_State   *lua;
     ngx_uint_t   i;
 
-    lua = luaL_newstate();
+    fuzz_rate_lua_pos = malloc(FUZZ_RATE_LUA);
+    fuzz_assert(fuzz_rate_lua_pos, "no memory");
+
+    fuzz_rate_lua_last = fuzz_rate_lua_pos + FUZZ_RATE_LUA;
+
+    lua = lua_newstate(fuzz_rate_alloc, NULL);
     fuzz_assert(lua, "no memory");
 
     luaL_openlibs(lua);
@@ -583,6 +593,64 @@ fuzz_rate_call(lua_State *lua)
 }
 
 
+/*
+ * Lua's memory.  What it takes and gives back is never the same within one
+ * input, so that libFuzzer would look for leaks after each.
+ */
+
+static void *
+fuzz_rate_alloc(void *data, void *p, size_t size, size_t want)
+{
+    void        *new;
+    ngx_uint_t   was, is;
+
+    was = fuzz_rate_class(size);
+    is = fuzz_rate_class(want);
+
+    if (p && want && was == is) {
+        return p;
+    }
+
+    new = NULL;
+
+    if (want) {
+        new = fuzz_rate_lua_free[is];
+
+        if (new) {
+            ngx_memcpy(&fuzz_rate_lua_free[is], new, sizeof(void *));
+
+        } else {
+            fuzz_assert((size_t) (fuzz_rate_lua_last - fuzz_rate_lua_pos)
+                        >= (size_t) 16 << is, "too little memory for Lua");
+            new = fuzz_rate_lua_pos;
+            fuzz_rate_lua_pos += (size_t) 16 << is;
+        }
+    }
+
+    if (p) {
+        if (new) {
+            ngx_memcpy(new, p, ngx_min(size, want));
+        }
+
+        ngx_memcpy(p, &fuzz_rate_lua_free[was], sizeof(void *));
+        fuzz_rate_lua_free[was] = p;
+    }
+
+    return new;
+}
+
+
+static ngx_uint_t
+fuzz_rate_class(size_t size)
+{
+    ngx_uint_t  n;
+
+    for (n = 0; ((size_t) 16 << n) < size; n++) { /* void */ }
+
+    return n;
+}
+
+
 static void
 fuzz_rate_game(ngx_pool_t *pool, fuzz_input_t *in)
 {
@@ -603,24 +671,11 @@ fuzz_rate_game(ngx_pool_t *pool, fuzz_input_t *in)
     for (i = 0; i < FUZZ_RATE_NODES; i++) {
         node = &game->nodes[i];
 
-        ngx_memzero(&node->tables, sizeof(ngx_convotic_tables_t));
-        ngx_memzero(&node->coherence, sizeof(ngx_convotic_coherence_t));
         ngx_memzero(node->asks, sizeof(node->asks));
-        ngx_memzero(node->memory, fuzz_rate_memory);
 
-        node->zone.tables = &node->tables;
-        node->zone.coherence = &node->coherence;
-
-        node->tables.leases.value = ngx_convotic_leases_value();
-
-        if (ngx_convotic_table_create(&node->tables.leases,
-                                      (ngx_slab_pool_t *) node->memory,
-                                      fuzz_rate_memory,
-                                      ngx_convotic_leases_value())
-            != NGX_OK)
-        {
-            fuzz_fail(__FILE__, __LINE__, "no memory for a table");
-        }
+        fuzz_zone_start(&node->shared);
+        fuzz_zone_table(&node->shared.tables.leases, node->memory,
+                        fuzz_rate_memory, ngx_convotic_leases_value());
     }
 
     for (i = 0; i < FUZZ_RATE_MOVES && in->pos < in->last; i++) {
@@ -752,16 +807,16 @@ fuzz_rate_move(fuzz_rate_game_t *game, u_char move, fuzz_input_t *in)
         break;
 
     case 'f':
-        ngx_convotic_leases_doubt(&first->zone, fuzz_rate_digest);
+        ngx_convotic_leases_doubt(&first->shared.zone, fuzz_rate_digest);
         break;
 
     case 'g':
-        ngx_convotic_leases_doubt(&second->zone, fuzz_rate_digest);
+        ngx_convotic_leases_doubt(&second->shared.zone, fuzz_rate_digest);
         break;
 
     case 'e':
-        first->coherence.epoch++;
-        second->coherence.epoch++;
+        first->shared.coherence.epoch++;
+        second->shared.coherence.epoch++;
         break;
     }
 }
@@ -783,7 +838,7 @@ fuzz_rate_request(fuzz_rate_game_t *game, fuzz_rate_node_t *node)
 
     for (i = 0; i < 2; i++) {
 
-        found = ngx_convotic_leases_spend(&node->zone, fuzz_rate_digest,
+        found = ngx_convotic_leases_spend(&node->shared.zone, fuzz_rate_digest,
                                           game->limit, &allowance);
 
         if (found != NGX_CONVOTIC_LEASES_NONE) {
@@ -859,7 +914,7 @@ fuzz_rate_borrow(fuzz_rate_game_t *game, fuzz_rate_node_t *node,
     ngx_int_t                 rc;
     ngx_convotic_allowance_t  allowance;
 
-    rc = ngx_convotic_leases_borrow(&node->zone, fuzz_rate_digest,
+    rc = ngx_convotic_leases_borrow(&node->shared.zone, fuzz_rate_digest,
                                     game->limit, share, &allowance);
 
     fuzz_assert(rc == NGX_OK || rc == NGX_ABORT
@@ -891,7 +946,7 @@ fuzz_rate_claim(fuzz_rate_game_t *game, fuzz_rate_node_t *node)
             continue;
         }
 
-        rc = ngx_convotic_leases_claim(&node->zone, fuzz_rate_digest,
+        rc = ngx_convotic_leases_claim(&node->shared.zone, fuzz_rate_digest,
                                        game->limit, &ask->ask);
         if (rc != NGX_OK) {
             return;
@@ -956,7 +1011,8 @@ fuzz_rate_deliver(fuzz_rate_game_t *game, fuzz_rate_node_t *node)
 
         if (ask->asked && ask->served) {
             ask->asked = 0;
-            ngx_convotic_leases_bank(&node->zone, &ask->ask, &ask->told);
+            ngx_convotic_leases_bank(&node->shared.zone, &ask->ask,
+                                     &ask->told);
         }
     }
 }
@@ -973,29 +1029,8 @@ fuzz_rate_fail(fuzz_rate_node_t *node)
 
         if (ask->asked) {
             ask->asked = 0;
-            ngx_convotic_leases_fail(&node->zone, &ask->ask);
+            ngx_convotic_leases_fail(&node->shared.zone, &ask->ask);
             return;
         }
     }
-}
-
-
-/* in place of the zone: one process, and memory that is there already */
-
-void
-ngx_convotic_zone_lock(ngx_convotic_zone_t *zone)
-{
-}
-
-
-void
-ngx_convotic_zone_unlock(ngx_convotic_zone_t *zone)
-{
-}
-
-
-void *
-ngx_slab_alloc(ngx_slab_pool_t *pool, size_t size)
-{
-    return pool;
 }

@@ -3,7 +3,9 @@
  * Replies of Redis.  The first line of an input chooses how its bytes are
  * fed; the rest is the stream.  In it, "~" with two more characters stands for
  * repetition: of so many bytes in front of it, and how often, for an array of
- * thousands is best written in a few.
+ * thousands is best written in a few.  A stream is long only where the first
+ * line begins with "long", and only the first feeds are cut: thousands of
+ * elements, and a long line byte by byte, are nothing but slow.
  *
  * However the bytes are cut, the replies are the same; a stream of
  * well-formed replies is delivered as a parser of our own reads it; a reply
@@ -22,8 +24,11 @@
 #define FUZZ_RESP_DEPTH     7
 
 #define FUZZ_RESP_STREAM    (24 * 1024)
+#define FUZZ_RESP_USUAL     2048
 #define FUZZ_RESP_REPLIES   64
 #define FUZZ_RESP_CUTS      64
+#define FUZZ_RESP_FEEDS     64      /* that are cut; what follows is not */
+#define FUZZ_RESP_COMMANDS  4
 #define FUZZ_RESP_SMALL     700
 
 
@@ -35,7 +40,7 @@ typedef struct {
 } fuzz_resp_t;
 
 
-static void fuzz_resp_expand(ngx_pool_t *pool, fuzz_input_t *in,
+static void fuzz_resp_expand(ngx_pool_t *pool, fuzz_input_t *in, size_t max,
     ngx_str_t *stream);
 static void fuzz_resp_read(fuzz_resp_t *resp, ngx_str_t *stream, size_t max,
     ngx_uint_t skip, ngx_str_t *cuts);
@@ -60,25 +65,39 @@ void
 fuzz_one(ngx_pool_t *pool, fuzz_input_t *in)
 {
     u_char       *p;
-    size_t        max, elements;
+    size_t        max, longest, elements;
     ngx_str_t     cuts, stream, none;
-    ngx_uint_t    i, n, skip;
+    ngx_uint_t    i, n, skip, commands;
     fuzz_resp_t   some, all;
 
     cuts = fuzz_until(pool, in, '\n');
+    longest = FUZZ_RESP_USUAL;
+
+    if (fuzz_begins(&cuts, "long ")) {
+        cuts.data += sizeof("long ") - 1;
+        cuts.len -= sizeof("long ") - 1;
+        longest = FUZZ_RESP_STREAM;
+    }
+
     cuts.len = ngx_min(cuts.len, FUZZ_RESP_CUTS);
 
     skip = (cuts.len && (cuts.data[0] & 1));
     max = (cuts.len && (cuts.data[0] & 2)) ? FUZZ_RESP_SMALL
                                            : FUZZ_RESP_STREAM;
-    fuzz_resp_expand(pool, in, &stream);
+
+    fuzz_resp_expand(pool, in, longest, &stream);
 
     fuzz_resp_read(&some, &stream, max, skip, &cuts);
+
+    commands = 0;
 
     for (i = 0; i < some.n; i++) {
         elements = fuzz_resp_whole(some.replies[i], skip);
         fuzz_assert(elements <= FUZZ_RESP_ELEMENTS, "too many elements");
-        fuzz_resp_encode(pool, some.replies[i]);
+
+        if (elements && commands++ < FUZZ_RESP_COMMANDS) {
+            fuzz_resp_encode(pool, some.replies[i]);
+        }
     }
 
     if (max == FUZZ_RESP_STREAM) {
@@ -125,15 +144,16 @@ fuzz_one(ngx_pool_t *pool, fuzz_input_t *in)
 
 
 static void
-fuzz_resp_expand(ngx_pool_t *pool, fuzz_input_t *in, ngx_str_t *stream)
+fuzz_resp_expand(ngx_pool_t *pool, fuzz_input_t *in, size_t max,
+    ngx_str_t *stream)
 {
     u_char  *p, *last;
-    size_t   n, times;
+    size_t   n, len, done, times;
 
     static u_char  start[FUZZ_RESP_STREAM];
 
     p = start;
-    last = p + FUZZ_RESP_STREAM;
+    last = p + max;
 
     while (in->pos < in->last && p < last) {
 
@@ -147,9 +167,13 @@ fuzz_resp_expand(ngx_pool_t *pool, fuzz_input_t *in, ngx_str_t *stream)
         times = in->pos[2] * 41;
         in->pos += 3;
 
-        while (times-- && (size_t) (last - p) > n) {
-            ngx_memcpy(p, p - n, n);
-            p += n;
+        len = n ? ngx_min(times, (size_t) (last - p - 1) / n) * n : 0;
+
+        /* of what stands there already, twice as much each time */
+
+        for (done = n; len; done += n, len -= n, p += n) {
+            n = ngx_min(done, len);
+            ngx_memcpy(p, p - done, n);
         }
     }
 
@@ -180,7 +204,7 @@ fuzz_resp_read(fuzz_resp_t *resp, ngx_str_t *stream, size_t max,
 
     for (i = 1; p < last; i++) {
 
-        len = (cuts->len < 2)
+        len = (cuts->len < 2 || i > FUZZ_RESP_FEEDS)
               ? NGX_CONVOTIC_RESP_FEED
               : fuzz_resp_cut(cuts->data[1 + i % (cuts->len - 1)]);
         len = ngx_min(len, (size_t) (last - p));

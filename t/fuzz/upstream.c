@@ -62,14 +62,15 @@ typedef struct {
 
 
 static void fuzz_upstream_headers(ngx_pool_t *pool, fuzz_upstream_t *u);
-static void fuzz_upstream_times(ngx_pool_t *pool, fuzz_upstream_t *u,
-    fuzz_upstream_e how, const char *name, const char *value,
-    fuzz_upstream_times_t *times);
+static void fuzz_upstream_read(ngx_pool_t *pool, fuzz_upstream_t *u,
+    fuzz_upstream_e how, ngx_convotic_fresh_t *fresh);
+static void fuzz_upstream_times(const ngx_convotic_fresh_t *read,
+    fuzz_upstream_header_t *more, fuzz_upstream_times_t *times);
 static void fuzz_upstream_header(ngx_pool_t *pool,
     ngx_convotic_fresh_t *fresh, ngx_str_t *name, ngx_str_t *value,
     ngx_uint_t swap);
 static ngx_str_t fuzz_upstream_swap(ngx_pool_t *pool, ngx_str_t *text);
-static ngx_uint_t fuzz_upstream_ignored(const char *name);
+static ngx_uint_t fuzz_upstream_ignored(ngx_str_t *name);
 static ngx_uint_t fuzz_upstream_has(fuzz_upstream_t *u, const char *name);
 static ngx_uint_t fuzz_upstream_name(ngx_str_t *a, const char *name);
 static void fuzz_upstream_body(ngx_str_t *body);
@@ -79,10 +80,45 @@ static u_char *fuzz_upstream_number(u_char *p, u_char *last);
 static u_char *fuzz_upstream_blank(u_char *p, u_char *last);
 
 
+/* what forbids to store an answer, and two that shorten its life */
+
+static fuzz_upstream_header_t  fuzz_upstream_more[] = {
+    { ngx_string("Cache-Control"), ngx_string("no-store") },
+    { ngx_string("cache-control"), ngx_string("max-age=60 , PRIVATE") },
+    { ngx_string("Cache-Control"),
+      ngx_string("x=\"a,b\", no-cache=\"Set-Cookie\"") },
+    { ngx_string("Cache-Control"), ngx_string("x=\"") },
+    { ngx_string("Cache-Control"), ngx_string("x=\"\\") },
+    { ngx_string("Cache-Control"), ngx_string("max-age = 60") },
+    { ngx_string("Set-Cookie"), ngx_string("a=b") },
+    { ngx_string("Vary"), ngx_string("*") },
+    { ngx_string("VARY"), ngx_string("Accept-Encoding, X-API-Key") },
+    { ngx_string("Vary"), ngx_string("Accept-Encoding=gzip") },
+    { ngx_string("Age"), ngx_string("10") },
+    { ngx_string("Cache-Control"), ngx_string("must-revalidate") }
+};
+
+#define FUZZ_UPSTREAM_FORBIDDEN   10
+#define FUZZ_UPSTREAM_AGE         (&fuzz_upstream_more[10])
+#define FUZZ_UPSTREAM_REVALIDATE  (&fuzz_upstream_more[11])
+
+
 void
 fuzz_init(ngx_pool_t *pool)
 {
+    ngx_uint_t               i;
+    fuzz_upstream_header_t  *more;
+
     json_object_seed(1);
+    json_set_alloc_funcs(fuzz_malloc, fuzz_free);
+
+    /* where reading beyond their ends is noticed */
+
+    for (i = 0; i < FUZZ_UPSTREAM_FORBIDDEN + 2; i++) {
+        more = &fuzz_upstream_more[i];
+        more->name = fuzz_copy(pool, more->name.data, more->name.len);
+        more->value = fuzz_copy(pool, more->value.data, more->value.len);
+    }
 }
 
 
@@ -147,23 +183,13 @@ fuzz_one(ngx_pool_t *pool, fuzz_input_t *in)
 static void
 fuzz_upstream_headers(ngx_pool_t *pool, fuzz_upstream_t *u)
 {
-    ngx_uint_t             i;
-    fuzz_upstream_times_t  is, other;
+    ngx_uint_t               i;
+    ngx_convotic_fresh_t     fresh, again;
+    fuzz_upstream_times_t    is, other;
+    fuzz_upstream_header_t  *more;
 
-    static const char  *forbidden[][2] = {
-        { "Cache-Control", "no-store" },
-        { "cache-control", "max-age=60 , PRIVATE" },
-        { "Cache-Control", "x=\"a,b\", no-cache=\"Set-Cookie\"" },
-        { "Cache-Control", "x=\"" },
-        { "Cache-Control", "x=\"\\" },
-        { "Cache-Control", "max-age = 60" },
-        { "Set-Cookie", "a=b" },
-        { "Vary", "*" },
-        { "VARY", "Accept-Encoding, X-API-Key" },
-        { "Vary", "Accept-Encoding=gzip" }
-    };
-
-    fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_AS_THEY_ARE, NULL, NULL, &is);
+    fuzz_upstream_read(pool, u, FUZZ_UPSTREAM_AS_THEY_ARE, &fresh);
+    fuzz_upstream_times(&fresh, NULL, &is);
 
     if (is.stored) {
         fuzz_assert(is.valid > 0 && is.stale <= FUZZ_UPSTREAM_STALE,
@@ -179,8 +205,8 @@ fuzz_upstream_headers(ngx_pool_t *pool, fuzz_upstream_t *u)
 
     fuzz_assert(is.age >= 0, "an age below zero");
 
-    fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_OTHER_CASE, NULL, NULL,
-                        &other);
+    fuzz_upstream_read(pool, u, FUZZ_UPSTREAM_OTHER_CASE, &again);
+    fuzz_upstream_times(&again, NULL, &other);
     fuzz_assert(other.stored == is.stored && other.valid == is.valid
                 && other.stale == is.stale && other.age == is.age,
                 "another outcome in another case");
@@ -190,8 +216,8 @@ fuzz_upstream_headers(ngx_pool_t *pool, fuzz_upstream_t *u)
     if (!fuzz_upstream_has(u, "Date")
         && !fuzz_upstream_has(u, "X-Accel-Expires"))
     {
-        fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_BACKWARDS, NULL, NULL,
-                            &other);
+        fuzz_upstream_read(pool, u, FUZZ_UPSTREAM_BACKWARDS, &again);
+        fuzz_upstream_times(&again, NULL, &other);
         fuzz_assert(other.stored == is.stored && other.valid == is.valid
                     && other.stale == is.stale && other.age == is.age,
                     "another outcome in another order");
@@ -199,33 +225,32 @@ fuzz_upstream_headers(ngx_pool_t *pool, fuzz_upstream_t *u)
 
     /* RFC 9110, 5.3; a quotation mark that is open goes on, in one line */
 
-    fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_JOINED, NULL, NULL, &other);
+    fuzz_upstream_read(pool, u, FUZZ_UPSTREAM_JOINED, &again);
+    fuzz_upstream_times(&again, NULL, &other);
 
     if (is.stored && other.stored) {
         fuzz_assert(other.valid == is.valid && other.stale == is.stale,
                     "another outcome in one line");
     }
 
-    for (i = 0; i < sizeof(forbidden) / sizeof(forbidden[0]); i++) {
+    for (i = 0; i < FUZZ_UPSTREAM_FORBIDDEN; i++) {
+        more = &fuzz_upstream_more[i];
 
-        if (u->ignore & fuzz_upstream_ignored(forbidden[i][0])) {
+        if (u->ignore & fuzz_upstream_ignored(&more->name)) {
             continue;
         }
 
-        fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_AS_THEY_ARE,
-                            forbidden[i][0], forbidden[i][1], &other);
+        fuzz_upstream_times(&fresh, more, &other);
         fuzz_assert(!other.stored, "stored, although that is forbidden");
     }
 
     /* who says that it is older, or that it lives for less, is believed */
 
-    fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_AS_THEY_ARE, "Age", "10",
-                        &other);
+    fuzz_upstream_times(&fresh, FUZZ_UPSTREAM_AGE, &other);
     fuzz_assert(!other.stored || (is.stored && other.valid <= is.valid),
                 "fresh for longer, with an age");
 
-    fuzz_upstream_times(pool, u, FUZZ_UPSTREAM_AS_THEY_ARE, "Cache-Control",
-                        "must-revalidate", &other);
+    fuzz_upstream_times(&fresh, FUZZ_UPSTREAM_REVALIDATE, &other);
     fuzz_assert(other.stored == is.stored
                 && (!other.stored || other.valid == is.valid)
                 && ((u->ignore & NGX_HTTP_UPSTREAM_IGN_CACHE_CONTROL)
@@ -234,21 +259,17 @@ fuzz_upstream_headers(ngx_pool_t *pool, fuzz_upstream_t *u)
 }
 
 
-/* name: one more header, behind the others */
-
 static void
-fuzz_upstream_times(ngx_pool_t *pool, fuzz_upstream_t *u, fuzz_upstream_e how,
-    const char *name, const char *value, fuzz_upstream_times_t *times)
+fuzz_upstream_read(ngx_pool_t *pool, fuzz_upstream_t *u, fuzz_upstream_e how,
+    ngx_convotic_fresh_t *fresh)
 {
     u_char                  *p;
     size_t                   len;
-    ngx_int_t                rc;
-    ngx_str_t                n, v, joined;
+    ngx_str_t                n, joined;
     ngx_uint_t               i, k;
-    ngx_convotic_fresh_t     fresh;
     fuzz_upstream_header_t  *header;
 
-    ngx_convotic_fresh_init(&fresh, u->ignore);
+    ngx_convotic_fresh_init(fresh, u->ignore);
 
     len = 1;
 
@@ -272,7 +293,7 @@ fuzz_upstream_times(ngx_pool_t *pool, fuzz_upstream_t *u, fuzz_upstream_e how,
             continue;
         }
 
-        fuzz_upstream_header(pool, &fresh, &header->name, &header->value,
+        fuzz_upstream_header(pool, fresh, &header->name, &header->value,
                              how == FUZZ_UPSTREAM_OTHER_CASE);
     }
 
@@ -280,13 +301,24 @@ fuzz_upstream_times(ngx_pool_t *pool, fuzz_upstream_t *u, fuzz_upstream_e how,
 
     if (joined.len) {
         ngx_str_set(&n, "Cache-Control");
-        fuzz_upstream_header(pool, &fresh, &n, &joined, 0);
+        fuzz_upstream_header(pool, fresh, &n, &joined, 0);
     }
+}
 
-    if (name) {
-        n = fuzz_copy(pool, (u_char *) name, strlen(name));
-        v = fuzz_copy(pool, (u_char *) value, strlen(value));
-        fuzz_upstream_header(pool, &fresh, &n, &v, 0);
+
+/* more: one more header, behind those that were read, or NULL */
+
+static void
+fuzz_upstream_times(const ngx_convotic_fresh_t *read,
+    fuzz_upstream_header_t *more, fuzz_upstream_times_t *times)
+{
+    ngx_int_t             rc;
+    ngx_convotic_fresh_t  fresh;
+
+    fresh = *read;
+
+    if (more) {
+        ngx_convotic_fresh_header(&fresh, &more->name, &more->value);
     }
 
     times->valid = FUZZ_UPSTREAM_VALID;
@@ -350,11 +382,11 @@ fuzz_upstream_swap(ngx_pool_t *pool, ngx_str_t *text)
 /* what "proxy_ignore_headers" calls it */
 
 static ngx_uint_t
-fuzz_upstream_ignored(const char *name)
+fuzz_upstream_ignored(ngx_str_t *name)
 {
-    return (strcasecmp(name, "Set-Cookie") == 0)
+    return fuzz_upstream_name(name, "Set-Cookie")
            ? NGX_HTTP_UPSTREAM_IGN_SET_COOKIE
-           : (strcasecmp(name, "Vary") == 0)
+           : fuzz_upstream_name(name, "Vary")
              ? NGX_HTTP_UPSTREAM_IGN_VARY
              : NGX_HTTP_UPSTREAM_IGN_CACHE_CONTROL;
 }
@@ -389,11 +421,11 @@ fuzz_upstream_body(ngx_str_t *body)
     u_char      *p, *last;
     double       value;
     json_t      *root, *limit;
-    ngx_int_t    n;
+    ngx_int_t    rc, n;
     ngx_uint_t   shape;
     const char  *err;
 
-    (void) ngx_convotic_json_judge(body, &n, &err);
+    rc = ngx_convotic_json_judge(body, &n, &err);
 
     root = json_loadb((char *) body->data, body->len, FUZZ_UPSTREAM_FLAGS,
                       NULL);
@@ -410,7 +442,9 @@ fuzz_upstream_body(ngx_str_t *body)
 
     json_decref(root);
 
-    fuzz_assert(shape == (err == NULL), "judged otherwise than by jansson");
+    fuzz_assert(rc == (shape ? NGX_OK : NGX_DECLINED),
+                "judged otherwise than by jansson");
+    fuzz_assert(shape == (err == NULL), "a verdict without its reason");
     fuzz_assert(n == -1 || (shape && (double) n == value), "another limit");
     fuzz_assert(n >= -1 && n <= 1000000, "a limit beyond its bounds");
 
