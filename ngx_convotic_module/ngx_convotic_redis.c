@@ -188,6 +188,7 @@ static ngx_uint_t ngx_convotic_redis_repeats(ngx_str_t *text,
     ngx_str_t *password);
 static void ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_resp_t *reply);
+static void ngx_convotic_redis_unwrap(ngx_str_t *text);
 static void ngx_convotic_redis_code(ngx_str_t *text, u_char *code);
 static void ngx_convotic_redis_log_code(ngx_convotic_redis_t *redis,
     const char *code, const char *text, ngx_uint_t level);
@@ -1251,6 +1252,7 @@ ngx_convotic_redis_deliver(ngx_convotic_redis_t *redis,
 
     if (reply->type == NGX_CONVOTIC_RESP_ERROR) {
 
+        ngx_convotic_redis_unwrap(&reply->str);
         ngx_convotic_redis_code(&reply->str, redis->said);
 
         /* it is no error of the server's to have been restarted */
@@ -1700,6 +1702,48 @@ ngx_convotic_redis_log_reply(ngx_convotic_redis_t *redis,
     ngx_convotic_redis_code(&text, code);
     ngx_convotic_redis_log_code(redis, (char *) code, (char *) text.data,
                                 level);
+}
+
+
+/*
+ * Redis 6 tells what a script met after a text of its own:
+ * "ERR Error running script (...): @user_script:1: @user_script: 1: -OOM ..."
+ */
+
+static void
+ngx_convotic_redis_unwrap(ngx_str_t *text)
+{
+    u_char  *p, *last;
+
+    static const ngx_str_t  prefix = ngx_string("ERR Error running script");
+    static const ngx_str_t  place = ngx_string("@user_script:");
+
+    if (text->len < prefix.len
+        || ngx_strncmp(text->data, prefix.data, prefix.len) != 0)
+    {
+        return;
+    }
+
+    p = text->data;
+    last = text->data + text->len;
+
+    for ( ;; ) {
+        p = ngx_strlcasestrn(p, last, place.data, place.len - 1);
+        if (p == NULL) {
+            return;
+        }
+
+        p += place.len;
+
+        while (p < last && (*p == ' ' || *p == ':' || *p == '-'
+                            || (*p >= '0' && *p <= '9')))
+        {
+            p++;
+        }
+
+        text->data = p;
+        text->len = last - p;
+    }
 }
 
 

@@ -1144,11 +1144,15 @@ $keys->cmd('CONFIG', 'SET', 'save', '');
 $keys->cmd('CONFIG', 'SET', 'appendonly', 'yes');
 wait_until(sub { $keys->info('aof_rewrite_in_progress') eq '0' });
 
+# So large that the connections of convoticctl do not fill the rest.
+
+$keys->cmd('SETRANGE', 'ballast', 16e6, 'x');
 my $used = $keys->info('used_memory');
 $keys->cmd('CONFIG', 'SET', 'maxmemory', int($used * 1.03));
 $text = checks_are(doctor(), { 'keys eviction' => 'warn' }, 'nearly full');
 like($text->{'keys eviction'}, qr/raise maxmemory/, 'doctor: what to do');
 $keys->cmd('CONFIG', 'SET', 'maxmemory', 0);
+$keys->cmd('DEL', 'ballast');
 
 
 # The store.
@@ -1229,11 +1233,16 @@ sub info_fake {
     });
 }
 
+# Valkey tells the version of Redis that it is like, and names its mode its own
+# way.
+
+my $VERSION = qr/redis_version:\S+(?:.*^valkey_version:\S+)?/ms;
+
 for my $case (
-    [ qr/redis_version:\S+/, 'redis_version:5.0.14', 'version', 'fail' ],
-    [ qr/redis_mode:\S+/, 'redis_mode:cluster', 'mode', 'fail' ],
-    [ qr/redis_version:\S+/, "redis_version:7.2.4\r\nvalkey_version:8.0.1",
-      'version', 'ok' ],
+    [ $VERSION, 'redis_version:5.0.14', 'version', 'fail' ],
+    [ qr/(?:redis|server)_mode:\S+/, 'redis_mode:cluster', 'mode', 'fail' ],
+    [ qr/(?:redis|server)_mode:\S+/, 'server_mode:cluster', 'mode', 'fail' ],
+    [ $VERSION, "redis_version:7.2.4\r\nvalkey_version:8.0.1", 'version', 'ok' ],
     [ qr/aof_last_write_status:\S+/, 'aof_last_write_status:err',
       'persistence', 'warn' ],
     [ qr/.*/s, '', 'eviction', 'warn' ],
@@ -1474,7 +1483,7 @@ while ($docs =~ /^(keys|bodies) ACL SETUSER (\w+) ((?:.*\\\n)*.*)$/mg) {
     my ($server, $name, $rules) = ($1, $2, $3);
 
     $rules =~ s/\\\n/ /g;
-    my @rules = map { s/'//gr } split ' ', $rules;
+    my @rules = Convotic::Redis::acl_rules(map { s/'//gr } split ' ', $rules);
     my ($password) = map { /^>(.*)/ } @rules;
 
     my $redis = $server eq 'keys' ? $keys : $bodies;
@@ -1539,10 +1548,10 @@ for my $case (
     [ 'keys', '-role', 'keys role', 'fail' ],
     [ 'keys', '-info', 'keys info', 'fail' ],
     [ 'keys', '-subscribe', 'keys tracking', 'warn' ],
-    [ 'keys', '-client|tracking', 'keys tracking', 'warn' ],
-    [ 'keys', '-client|id', 'keys tracking', 'warn' ],
+    [ 'keys', '-client +client|id', 'keys tracking', 'warn' ],
+    [ 'keys', '-client +client|tracking', 'keys tracking', 'warn' ],
     [ 'keys', 'resetchannels', 'keys tracking', 'warn' ],
-    [ 'keys', '-client|list', 'keys tracking', 'ok' ],
+    [ 'keys', '-client +client|id +client|tracking', 'keys tracking', 'ok' ],
     [ 'keys', '-config', 'keys persistence', 'ok' ],
     [ 'keys', '-hget', 'keys meta', 'ok' ],
     [ 'keys', '-scan', 'keys rates', 'warn' ],

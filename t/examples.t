@@ -66,8 +66,9 @@ sub allowed {
 }
 
 
-# Redis: the files, with addresses and directories of this test.  What the file
-# has for a replica alone stands in comments.
+# Redis: the files, with addresses and directories of this test, and for Redis
+# 6.2 with what their heading says.  What the file has for a replica alone stands
+# in comments.
 
 my %password = map { $_ => "CHANGE-ME-$_" }
     qw(gateway backend replica admin);
@@ -75,10 +76,13 @@ my %password = map { $_ => "CHANGE-ME-$_" }
 sub example_redis {
     my ($name, $file, @more) = @_;
 
+    my $acl = ($file =~ s/^redis-//r) . '.acl';
+    my $users = $t->write_file("$name.acl",
+                    Convotic::Redis::acl_rules(slurp("$EXAMPLES/$acl")));
+
     my $text = changed(slurp("$EXAMPLES/$file.conf"),
         qr/^bind .*/m => '', qr/^port .*/m => '', qr/^dir .*/m => '',
-        qr/^aclfile .*/m => "aclfile $EXAMPLES/"
-                           . ($file =~ s/^redis-//r) . '.acl');
+        qr{^aclfile +/etc/redis/\Q$acl\E$}m => "aclfile $users");
 
     my $redis = $t->redis($name, $text, @more);
     $redis->cmd('AUTH', 'admin', $password{admin});

@@ -113,18 +113,43 @@ for my $case (
 }
 
 
-# -READONLY: the master is somewhere else now, so the connection is left.
+# Redis 6 has a text of its own before the error that a script met.
+
+my $IN_SCRIPT = 'ERR Error running script (call to f_0a1b2c): @user_script:1: '
+                . '@user_script: 1: -';
 
 {
+    my $gateway = gateway(redis => $fake);
+
+    back_ok($gateway, 'in a script: before');
+
+    for my $error ('OOM command not allowed', 'MISCONF Redis cannot save') {
+        $fake->script(EVAL => "-$IN_SCRIPT$error\r\n");
+        $redis->cmd('DEL', $redis->gen_name('acme'));
+        $gateway->contacts("limit=$_") for 1 .. 20;
+        $fake->clear;
+        is(scalar(grep { /Redis cannot say: \Q$error\E/ } complaints($gateway)),
+           1, "in a script: $error: is logged, once");
+    }
+
+    $gateway->stop;
+}
+
+
+# -READONLY: the master is somewhere else now, so the connection is left.
+
+for my $wrapped ('', $IN_SCRIPT) {
+    my $name = $wrapped ? 'READONLY in a script' : 'READONLY';
     my $before = $fake->counters->{accepted};
 
     $redis->cmd('DEL', $redis->gen_name('acme'));
-    $fake->script(EVAL => "-READONLY You can't write against a replica.\r\n");
+    $fake->script(
+        EVAL => "-${wrapped}READONLY You can't write against a replica.\r\n");
     $nginx->contacts('limit=5');
     $fake->clear;
-    back_ok($nginx, 'READONLY');
+    back_ok($nginx, $name);
     cmp_ok($fake->counters->{accepted}, '>', $before,
-           'READONLY: over another connection');
+           "$name: over another connection");
 }
 
 $nginx->stop;
@@ -180,7 +205,7 @@ back_ok($nginx, 'memory');
 
 # A script that does not end.
 
-$redis->cmd('CONFIG', 'SET', 'busy-reply-threshold', 10);
+$redis->cmd('CONFIG', 'SET', 'lua-time-limit', 10);
 my $loop = $redis->connect;
 $loop->write(resp_command('EVAL', 'while true do end', 0));
 ok(wait_until(sub { $redis->try_cmd('PING') =~ /^BUSY/ }, BACK), 'a busy Redis');
@@ -194,7 +219,7 @@ back_ok($nginx, 'busy');
 
 my @clients = map { $redis->connect } 1 .. 3;
 $_->cmd('PING') for @clients;
-my ($id) = map { /^id=(\d+) .*name=ngx_convotic/m ? $1 : () }
+my ($id) = map { /^id=(\d+) .* name=ngx_convotic-\d+ / ? $1 : () }
     split /\n/, $redis->cmd('CLIENT', 'LIST');
 my $clients = () = $redis->cmd('CLIENT', 'LIST') =~ /^id=/mg;
 $redis->cmd('CONFIG', 'SET', 'maxclients', $clients - 1);
@@ -207,11 +232,12 @@ back_ok($nginx, 'room');
 $redis->cmd('CONFIG', 'SET', 'maxclients', 1000);
 
 
-# Loading its data.
+# Loading its data: 32 MB, for it listens only after every 2 MB.
 
-$redis->cmd('EVAL', q(for i = 1, 3000 do redis.call('SET', 'x' .. i, 'y') end),
+$redis->cmd('EVAL', q(local y = string.rep('y', 8192)
+                      for i = 1, 4096 do redis.call('SET', 'x' .. i, y) end),
             0);
-$redis->cmd('CONFIG', 'SET', 'loading-process-events-interval-bytes', 1024);
+$redis->cmd('CONFIG', 'SET', 'rdbcompression', 'no');
 $redis->cmd('CONFIG', 'SET', 'key-load-delay', 300);
 my $reload = $redis->connect;
 $reload->write(resp_command('DEBUG', 'RELOAD'));
@@ -220,7 +246,7 @@ my $loading = wait_until(sub { $redis->try_cmd('EXISTS', 'x1') =~ /^LOADING/ },
                          BACK);
 ok($loading, 'a Redis that loads');
 away_ok($nginx, 'loading');
-$redis->cmd('CONFIG', 'SET', 'key-load-delay', 0) if $loading;
+$redis->try_cmd('CONFIG', 'SET', 'key-load-delay', 0);      # Redis 6.2 waits
 $reload->read_reply;
 $reload->close;
 back_ok($nginx, 'loaded');

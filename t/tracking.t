@@ -451,7 +451,7 @@ EOS
 {
     my $redis = $t->redis('refused');
     $redis->cmd('ACL', 'SETUSER', 'poor', 'reset', 'on', '>pw', '~*', '&*',
-                '+@all', '-client|tracking');
+                '+@all', '-client', '+client|id', '+client|setname');
 
     my $fake = $t->fake_redis(behind => $redis);
     $fake->script('CLIENT TRACKING' => "-ERR Unknown subcommand or wrong number "

@@ -138,7 +138,10 @@ doctor_server_version(side_t *side)
         side_say(side, SIDE_OK, "version", "%s %s", engine, version);
     }
 
-    if (side_info(side, "redis_mode", mode, sizeof(mode))
+    /* the second is Valkey's */
+
+    if ((side_info(side, "redis_mode", mode, sizeof(mode))
+         || side_info(side, "server_mode", mode, sizeof(mode)))
         && strcmp(mode, "standalone") != 0)
     {
         side_say(side, SIDE_FAIL, "mode", "this server runs in %s mode; name "

@@ -89,6 +89,18 @@ sub has_version {
 }
 
 
+# What docs/ has for the users of Redis 7, as this server knows it: Redis 6.2
+# cannot tell reading from writing.
+
+sub acl_rules {
+    my (@rules) = @_;
+
+    return @rules if has_version('7.0');
+
+    return map { s/%R~/~/gr } @rules;
+}
+
+
 sub start {
     my ($self) = @_;
 
@@ -121,6 +133,7 @@ sub _write_conf {
         'save ""',
         'appendonly no',
         (has_version('7.0') ? 'enable-debug-command yes' : ()),
+        'repl-diskless-sync yes',
         'repl-diskless-sync-delay 0',
         @{ $self->{conf} },
     );
@@ -555,6 +568,11 @@ C<< $t->redis($name, @conf_lines) >> starts C<redis-server> on a free port of
 a line of its configuration.
 
 =over
+
+=item Convotic::Redis::has_version('7.0'), Convotic::Redis::acl_rules(@rules)
+
+Whether the server is of this version, or a later one; and the rules of a user
+as docs/ has them, or as Redis 6.2 takes them.
 
 =item port, addr, socket, url(user => , password => , db => ), pid, dir
 
