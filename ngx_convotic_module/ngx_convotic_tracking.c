@@ -485,6 +485,7 @@ static void
 ngx_convotic_tracking_pong_handler(void *data, ngx_convotic_resp_t *reply)
 {
     ngx_uint_t                 handed;
+    ngx_atomic_uint_t          successor;
     ngx_convotic_coherence_t  *co;
     ngx_convotic_tracking_t   *tracking = data;
 
@@ -510,9 +511,13 @@ ngx_convotic_tracking_pong_handler(void *data, ngx_convotic_resp_t *reply)
         {
             handed = 1;
 
-            co->holder = co->successor;
-            co->successor = 0;
+            /* last, for who dies before it is succeeded as any other holder */
+
+            successor = co->successor;
+
             co->leaving = 0;
+            co->successor = 0;
+            co->holder = successor;
         }
     }
 

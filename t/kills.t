@@ -4,6 +4,8 @@
 # that is in shared memory is read and written: keys, refusals, generations,
 # leases, the flights of look-ups and of fetches.  Those who were being served
 # are lost; whoever connects anew is served, rightly, and nobody hangs.
+#
+# TEST_KILLS is how often; t/trials asks for many.
 
 use strict;
 use warnings;
@@ -18,7 +20,7 @@ use List::Util qw(max);
 use Time::HiRes qw(sleep time);
 
 use constant {
-    KILLS    => 50,
+    KILLS    => $ENV{TEST_KILLS} || 50,
     ALL      => 10,             # each so many times, all workers at once
     WORKERS  => 2,
     CLIENTS  => 4,

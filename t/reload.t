@@ -3,6 +3,8 @@
 # The life of the processes: reloads under load, a worker that is killed, a
 # graceful end with work pending, another binary.  No request fails for it, and
 # nothing is left behind.
+#
+# TEST_RELOADS is how many under load; t/trials asks for more.
 
 use strict;
 use warnings;
@@ -16,7 +18,7 @@ use Time::HiRes qw(sleep time);
 
 use constant {
     BACK    => 15,              # seconds until something has happened, at most
-    RELOADS => 50,
+    RELOADS => $ENV{TEST_RELOADS} || 50,
     WARM    => 10,              # of them, before memory is looked at
     CLIENTS => 4,
     WORKERS => 2,
