@@ -16,6 +16,7 @@
 
 #include "ngx_convotic_conf.h"
 #include "ngx_convotic_json.h"
+#include "ngx_convotic_headers.h"
 #include "ngx_convotic_zone.h"
 #include "ngx_convotic_error.h"
 #include "ngx_convotic_limit.h"
@@ -407,6 +408,11 @@ ngx_convotic_filter_describe(ngx_http_request_t *r,
 static void
 ngx_convotic_filter_clean(ngx_http_request_t *r)
 {
+    ngx_table_elt_t         *header;
+    ngx_convotic_headers_t   it;
+
+    static ngx_str_t  refresh = ngx_string("Refresh");
+
     r->headers_out.status_line.len = 0;
     r->headers_out.charset.len = 0;
     r->headers_out.override_charset = NULL;
@@ -421,9 +427,17 @@ ngx_convotic_filter_clean(ngx_http_request_t *r)
         r->headers_out.content_encoding = NULL;
     }
 
-    if (r->headers_out.refresh) {
-        r->headers_out.refresh->hash = 0;
-        r->headers_out.refresh = NULL;
+    /* nginx knows of it only if "proxy_redirect" has rewritten it */
+
+    r->headers_out.refresh = NULL;
+
+    ngx_convotic_headers_start(&it, &r->headers_out.headers);
+
+    while ((header = ngx_convotic_headers_next(&it)) != NULL) {
+
+        if (ngx_convotic_headers_is(header, &refresh)) {
+            header->hash = 0;
+        }
     }
 
     /* the range filter's body part comes before ours */

@@ -110,6 +110,8 @@ static void ngx_convotic_flight_waited(ngx_convotic_flights_t *flights,
     ngx_convotic_ctx_t *ctx);
 static void ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
     ngx_convotic_answer_t *answer);
+static ngx_array_t *ngx_convotic_flight_headers(ngx_pool_t *pool,
+    ngx_array_t *headers);
 static void ngx_convotic_flight_poll_handler(ngx_event_t *ev);
 static ngx_uint_t ngx_convotic_flight_has_failed(
     ngx_convotic_flights_t *flights, ngx_convotic_flight_t *flight);
@@ -752,7 +754,7 @@ ngx_convotic_flight_waited(ngx_convotic_flights_t *flights,
 }
 
 
-/* an error of the leader's; its message lives no longer than that request */
+/* an error of the leader's; its texts live no longer than that request */
 
 static void
 ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
@@ -772,6 +774,48 @@ ngx_convotic_flight_share(ngx_convotic_ctx_t *ctx,
     if (own->message.data == NULL) {
         ngx_str_set(&own->message, "The request could not be processed");
     }
+
+    own->headers = answer->headers
+                   ? ngx_convotic_flight_headers(ctx->request->pool,
+                                                 answer->headers)
+                   : NULL;
+}
+
+
+/* their names are constants; NULL: no memory, and an error without them */
+
+static ngx_array_t *
+ngx_convotic_flight_headers(ngx_pool_t *pool, ngx_array_t *headers)
+{
+    ngx_uint_t              i;
+    ngx_array_t            *copy;
+    ngx_convotic_header_t  *from, *to;
+
+    copy = ngx_array_create(pool, ngx_max(headers->nelts, 1),
+                            sizeof(ngx_convotic_header_t));
+    if (copy == NULL) {
+        return NULL;
+    }
+
+    from = headers->elts;
+
+    for (i = 0; i < headers->nelts; i++) {
+
+        to = ngx_array_push(copy);
+        if (to == NULL) {
+            return NULL;
+        }
+
+        to->name = from[i].name;
+        to->value.len = from[i].value.len;
+        to->value.data = ngx_pstrdup(pool, &from[i].value);
+
+        if (to->value.data == NULL) {
+            return NULL;
+        }
+    }
+
+    return copy;
 }
 
 

@@ -32,6 +32,10 @@
 #define NGX_CONVOTIC_CONNECT_TIMEOUT  100       /* ms */
 #define NGX_CONVOTIC_TIMEOUT          50        /* ms */
 #define NGX_CONVOTIC_PASSWORD_MAX     4096
+
+/* the sum of two and of the time of day has few enough digits everywhere */
+#define NGX_CONVOTIC_TIME_MAX         315360000000LL  /* ms, ten years */
+
 #define NGX_CONVOTIC_LIMIT_MAX        1000000
 #define NGX_CONVOTIC_BODY_MAX         (16 * 1024 * 1024)
 #define NGX_CONVOTIC_ZONE_MIN         (1024 * 1024)
@@ -460,9 +464,10 @@ ngx_convotic_time(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
     *msp = ngx_parse_time(&value[1], 0);
 
-    if (value[1].len == 0 || *msp == (ngx_msec_t) NGX_ERROR) {
+    if (value[1].len == 0 || *msp > NGX_CONVOTIC_TIME_MAX) {
         return ngx_convotic_invalid(cf, cmd, &value[1],
-                                    "a time, such as \"500ms\" or \"30s\"");
+                                    "a time of ten years at most, such as "
+                                    "\"500ms\" or \"30s\"");
     }
 
     return NGX_CONF_OK;

@@ -38,6 +38,9 @@
 
 /* commands that the kernel has not taken yet, and the buffer that is kept */
 #define NGX_CONVOTIC_REDIS_OUT_MAX       (64 * 1024 * 1024)
+
+/* of bodies that wait for a connection; more are not worth it */
+#define NGX_CONVOTIC_REDIS_POSTED_MAX    (16 * 1024 * 1024)
 #define NGX_CONVOTIC_REDIS_OUT_KEEP      (256 * 1024)
 
 /* at least, for a TRACKING connection: nobody's request waits for it */
@@ -118,6 +121,7 @@ struct ngx_convotic_redis_s {
 
     ngx_queue_t                     sent;        /* in the order of replies */
     ngx_queue_t                     pending;     /* until READY */
+    size_t                          posted;      /* bytes, for nobody, of it */
     ngx_buf_t                       out;
 
     ngx_event_t                     flush;
@@ -347,6 +351,7 @@ ngx_convotic_redis_stop(ngx_convotic_redis_t *redis)
 
     ngx_convotic_redis_abandon(&redis->sent);
     ngx_convotic_redis_abandon(&redis->pending);
+    redis->posted = 0;
 
     if (redis->out.start) {
         ngx_free(redis->out.start);
@@ -697,6 +702,8 @@ ngx_convotic_redis_ready(ngx_convotic_redis_t *redis)
 
     ngx_add_timer(&redis->check, NGX_CONVOTIC_REDIS_CHECK);
 
+    redis->posted = 0;
+
     while (!ngx_queue_empty(&redis->pending)) {
 
         q = ngx_queue_head(&redis->pending);
@@ -749,6 +756,19 @@ ngx_convotic_redis_queue(ngx_convotic_redis_t *redis,
     }
 
     if (redis->state != NGX_CONVOTIC_REDIS_READY) {
+
+        if (type == NGX_CONVOTIC_REDIS_SLOT_NOBODY) {
+
+            if (redis->posted + slot->command.len
+                > NGX_CONVOTIC_REDIS_POSTED_MAX)
+            {
+                ngx_free(slot);
+                return NULL;
+            }
+
+            redis->posted += slot->command.len;
+        }
+
         ngx_queue_insert_tail(&redis->pending, &slot->queue);
         return slot;
     }
@@ -1557,6 +1577,8 @@ ngx_convotic_redis_tell(ngx_convotic_redis_t *redis)
         ngx_queue_add(&waiting, &redis->pending);
         ngx_queue_init(&redis->pending);
     }
+
+    redis->posted = 0;
 
     ngx_convotic_redis_abandon(&waiting);
 

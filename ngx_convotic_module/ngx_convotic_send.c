@@ -255,6 +255,11 @@ ngx_convotic_send_clear(ngx_http_request_t *r)
     ngx_http_clear_last_modified(r);
     ngx_http_clear_content_length(r);
 
+    if (r->headers_out.content_encoding) {
+        r->headers_out.content_encoding->hash = 0;
+        r->headers_out.content_encoding = NULL;
+    }
+
     ngx_convotic_headers_start(&it, &r->headers_out.headers);
 
     while ((header = ngx_convotic_headers_next(&it)) != NULL) {

@@ -123,7 +123,7 @@ my %usual = (
     convotic_unknown_args    => [ 'ignore', 'reject' ],
     convotic_forward_args    => [ 'cursor', 'a b c LIMIT Platform' ],
     convotic_cache           => [ 'on', 'off' ],
-    convotic_cache_valid     => [ '30s', '0', '500ms', '1d' ],
+    convotic_cache_valid     => [ '30s', '0', '500ms', '1d', '3650d' ],
     convotic_cache_stale     => [ '5m', '0', '1h 30m' =~ s/ //r ],
     convotic_cache_max_size  => [ '1', '256k', '16m' ],
     convotic_cache_bypass    => [ '$arg_x', '$http_pragma $arg_x' ],
@@ -245,7 +245,7 @@ for my $directive (qw(convotic_cache_valid convotic_cache_stale
     refused("$directive $_", { http => "$directive $_;" }, $directive, qq("$_"),
             qr/\btime\b/)
         for 'nonsense', '-1', '1x', '1.5s', '1s1h', '30seconds',
-            '99999999999999999999';
+            '99999999999999999999', '9000000000000000000ms', '10y1ms', '3651d';
     refused("$directive of nothing", { http => "$directive '';" }, $directive,
             '""', qr/\btime\b/);
 }
@@ -540,6 +540,13 @@ accepted('proxy_pass_request_headers on below off',
          location => 'proxy_pass_request_headers on;');
 accepted('proxy_pass_request_body off',
          location => 'proxy_pass_request_body off;');
+
+
+# Another module has a zone of the name.
+
+refused('a zone of our name', { http =>
+            'limit_req_zone $uri zone=ngx_convotic:1m rate=1r/s;' },
+        'zone "ngx_convotic" is already declared for a different use');
 
 
 # A module that is loaded and not used.

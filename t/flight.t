@@ -10,7 +10,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/lib";
 
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 
 use Convotic::Test;
 
@@ -25,6 +25,10 @@ use constant {
     GROWTH  => 3000,            # kB
     BACK    => 20,              # seconds until something has happened, at most
     TRICKLE => 1,               # a second, of those that have waited too long
+    CONNS   => 64,              # worker_connections of a small node
+    ROOM    => 32,              # half of them: as many requests may wait
+    MORE    => 5,
+    NEVER   => 0.3,             # seconds that nothing comes in
 };
 
 my $NOT_FOUND = '{"error":{"code":"NOT_FOUND","message":"No such contacts"}}';
@@ -149,7 +153,8 @@ sub crowd {
                    method => $_->method,
                    cache => scalar $_->header('Cache-Status'),
                    length => scalar $_->header('Content-Length'),
-                   retry => scalar $_->header('Retry-After') }
+                   retry => scalar $_->header('Retry-After'),
+                   link => scalar $_->header('Link') }
                : { status => 0, body => 'no answer' }
         } $http->concurrent(\@requests, timeout => BACK) ];
     });
@@ -210,6 +215,49 @@ sub none_waits {
 
     return;
 }
+
+
+# A server of keys that stands still, and whose timer is long: who asks it is
+# waited for five seconds, by as many as there is room for.  It is there, and
+# so what was known of the key is not used.  It takes its time: the end of this
+# file has the rest.
+
+my $still = $t->redis('still');
+my $small = $t->gateway(
+    redis => $still, server => $STATUS, name => 'small',
+    events => 'worker_connections ' . CONNS . ';',
+    http => 'convotic_redis %%REDIS%% connect_timeout=1h timeout=1h;'
+          . 'convotic_key_valid 100ms; convotic_key_stale 1h;'
+          . 'convotic_cache_valid 1h;',
+);
+my @COME_AGAIN = (503, 'INTERNAL_ERROR', 'Service temporarily unavailable');
+
+
+sub ask_small {
+    my $conn = $small->connect;
+
+    $conn->write(Convotic::HTTP::request_text('/v1/contacts?limit=99', {},
+                                              @acme));
+
+    return $conn;
+}
+
+
+my $still_body = contacts_body(workspace => 'acme', limit => 99);
+
+success_is(ask_small()->read, $still_body, 'no room: the key is known');
+sleep 0.2;
+$still->sigstop;
+
+my $who_asks = ask_small();
+
+sleep 0.2;
+
+my @who_wait = map { ask_small() } 1 .. ROOM;
+
+ok(wait_until(sub { waiting($small) == ROOM }, BACK), 'no room: they wait');
+error_is(ask_small()->read('GET', BACK), @COME_AGAIN,
+         'no room: one more is told to come again') for 1 .. MORE;
 
 
 # A crowd; some of it ask for the header only.
@@ -487,8 +535,11 @@ for my $case (
     [ 'no JSON', { body => '<html>' }, \@UNAVAILABLE ],
     [ '404', { status => 404, body => $NOT_FOUND },
       [ 404, 'NOT_FOUND', 'No such contacts' ] ],
+    [ 'headers', { status => 503, body => 'oops',
+                   headers => [ 'Retry-After' => 7, Link => '</why>' ] },
+      [ 503, 'INTERNAL_ERROR' ], 7, '</why>' ],
 ) {
-    my ($what, $how, $error) = @$case;
+    my ($what, $how, $error, $retry, $link) = @$case;
 
     for my $nginx ($alone, $two) {
         my $name = "$what, " . $nginx->name;
@@ -509,6 +560,8 @@ for my $case (
                          /"code":"$code","message":"${\($message || '[^"]+')}"/
                        } @all),
            FEW, "$name: one error for all");
+        is(scalar(grep { $_->{retry} eq $retry && $_->{link} eq $link } @all),
+           FEW, "$name: with all that came with it") if $retry;
         cmp_ok($up->count, '<=', $nginx == $two ? 2 : 1,
                "$name: asked once per worker");
         none_waits($nginx, $name);
@@ -577,6 +630,25 @@ for my $case (
     is_deeply(faults(body(), answers($job)), {}, "$name: all are served");
     is($up->count, FEW, "$name: each by one request");
     none_waits($two, $name);
+}
+
+
+# Nobody has waited for the server of keys for longer than all this took.
+
+{
+    my $name = 'no room';
+    my @vain = grep { $_ && !$_->error_faults(@COME_AGAIN)
+                      && $_->header('Retry-After') }
+               map { $_->read('GET', BACK) } @who_wait;
+
+    is(scalar @vain, ROOM, "$name: all who waited are told to come again");
+    is(waiting($small), 0, "$name: nobody waits");
+    is($who_asks->read('GET', NEVER), undef, "$name: who asks waits for Redis");
+    $still->cont;
+    success_is($who_asks->read('GET', BACK), $still_body,
+               "$name: until it answers");
+    success_is($small->get('/v1/contacts?limit=99', @acme), $still_body,
+               "$name: as ever");
 }
 
 $t->finish;

@@ -38,6 +38,7 @@ my @kept = (
     [ 'long ones', map { [ Link => "<$_" . 'x' x 900 . '>' ] } 1 .. 4 ],
     [ 'many', map { [ Link => "<$_>" ] } 1 .. 32 ],
 );
+my @too_many = map { [ Link => "<$_>" ] } 1 .. 33;
 
 my @others = (
     'Set-Cookie2' => 'x', 'Sunsets' => 'x', 'X-Sunset' => 'x', 'Links' => 'x',
@@ -60,7 +61,7 @@ my $up = $t->upstream(handler => sub {
     my ($req, $vars) = @_;
 
     my $args = $req->args;
-    my (undef, @lines) = @{ $kept[ $args->{n} ] };
+    my (undef, @lines) = @{ $kept[ $args->{n} ] || [ '', @too_many ] };
 
     return {
         status  => $vars->{status} || 200,
@@ -155,6 +156,22 @@ for my $n (0 .. $#kept) {
     kept_is(ask($path, { h2 => 1 }), $want, "$name, HTTP/2");
     kept_is(ask("/bypassed?n=$n"), $want, "$name, bypass");
 }
+
+
+# More than an envelope takes: they are told, but not kept.
+
+$up->reset;
+
+for my $turn (1, 2) {
+    my $res = ask('/v1/contacts?n=' . @kept);
+
+    success_is($res, $body, "too many, $turn");
+    kept_is($res, [ map { [ lc $_->[0], $_->[1] ] } @too_many ],
+            "too many, $turn");
+    unlike(cache_status($res), qr/hit|stored/, "too many, $turn: not stored");
+}
+
+is($up->count, 2, 'too many: fetched each time');
 
 
 # A 304 and a range have them, too; a stale copy has its own.

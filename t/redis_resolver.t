@@ -16,8 +16,12 @@ use Convotic::Process;
 use Convotic::Test;
 
 use IO::Socket::INET;
+use Time::HiRes qw(sleep);
 
-use constant BACK => 15;        # seconds until it is well again, at most
+use constant {
+    BACK  => 15,                # seconds until it is well again, at most
+    RETRY => 1.1,               # seconds until the next attempt, at most
+};
 
 my $MS = 500 * $Convotic::Process::FACTOR;
 
@@ -63,6 +67,7 @@ sub serve_names {
         print {$log} '.';
         close $log;
 
+        sleep 0.02 while ($text = slurp($zone)) eq 'wait';
         next if $text eq 'silent';
         $socket->send($text eq 'noise' ? "\xff" x 40 : answer($query, $text));
     }
@@ -201,6 +206,55 @@ $asked = asked();
 $nginx->contacts('limit=2');
 wait_until(sub { asked() > $asked }, BACK);
 ok($nginx->stop, 'an end while the name is asked for');
+
+
+# A worker that has been told to leave, and has a request still, uses what the
+# resolver tells it for that request only: who tracks is to be one that stays.
+
+names_say($homes[0]);
+move_to($homes[0]);
+$nginx = $t->nginx(
+    redis => $redis, upstream => $up, key => $key,
+    server => 'location = /held { proxy_pass http://contacts; }', http =>
+    "resolver 127.0.0.1:$dns_port valid=1s ipv6=off; resolver_timeout 20s;"
+    . "convotic_redis redis://localhost:$port/0 connect_timeout=${MS}ms"
+    . " timeout=${MS}ms;");
+well_ok($nginx, 'a worker that leaves: before');
+
+{
+    my ($old) = $nginx->workers;
+    my $held = $nginx->connect;
+    my $clients = sub {
+        return grep { / name=ngx_convotic-$old/ }
+            split /\n/, $redis->cmd('CLIENT', 'LIST');
+    };
+
+    $up->set(hold => 1);
+    $held->write(Convotic::HTTP::request_text('/held', {}));
+    names_say('wait');
+    $asked = asked();
+    move_to($homes[1]);
+    wait_until(sub { $nginx->contacts('limit=2')->status == 503 }, BACK);
+    ok(wait_until(sub { asked() > $asked }, BACK),
+       'a worker that leaves: the name is asked for');
+    sleep RETRY;
+    ok($nginx->reload, 'a worker that leaves: a reload');
+    names_say($homes[1]);
+    ok(wait_until(sub { $clients->() }, BACK),
+       'a worker that leaves: it connects');
+    sleep 0.2;
+    is_deeply([ grep { /-tracking / } $clients->() ], [],
+              'a worker that leaves: not to track');
+    $up->set(hold => 0);
+    $up->release;
+    is($held->read->status, 200,
+       'a worker that leaves: its request is answered');
+    ok(wait_until(sub { !$nginx->old_workers }, BACK),
+       'a worker that leaves: it is gone');
+    well_ok($nginx, 'a worker that leaves: its successor');
+    $nginx->stop;
+}
+
 
 # Addresses of the configuration, of which the first ones are dead.  This libc
 # knows one name.
