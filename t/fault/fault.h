@@ -7,6 +7,7 @@
  *
  * What fails is what has an error to return for want of memory; the calls into
  * nginx that allocate on their way are sites like those that only allocate.
+ * jansson has its memory from us, so that it fails where we do.
  */
 
 
@@ -23,7 +24,6 @@
 /* read before their functions' names become macros */
 
 #include <hiredis/hiredis.h>
-#include <jansson.h>
 #include <openssl/evp.h>
 #include <zlib.h>
 
@@ -117,10 +117,6 @@ ngx_uint_t ngx_convotic_fault(const ngx_convotic_fault_site_t **site);
     NGX_CONVOTIC_FAULT(NGX_ERROR, ngx_conf_full_name, __VA_ARGS__)
 
 #define malloc(...)               NGX_CONVOTIC_FAULT(0, malloc, __VA_ARGS__)
-#define json_loadb(...)           NGX_CONVOTIC_FAULT(0, json_loadb, __VA_ARGS__)
-#define json_stringn(...)                                                     \
-    NGX_CONVOTIC_FAULT(0, json_stringn, __VA_ARGS__)
-#define json_dumpb(...)           NGX_CONVOTIC_FAULT(0, json_dumpb, __VA_ARGS__)
 #define deflateInit2_(...)                                                    \
     NGX_CONVOTIC_FAULT(Z_MEM_ERROR, deflateInit2_, __VA_ARGS__)
 #define redisReaderCreateWithFunctions(...)                                   \

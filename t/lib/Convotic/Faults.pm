@@ -96,11 +96,18 @@ our %FAULT = (
         on => 'keys', weight => 1, %away,
         begin => sub {
             my ($s, $r) = @_;
+
+            # fewer than asked for, where there are fewer files
+
+            $r->{clients} = $r->cmd(qw(CONFIG GET maxclients))->[1];
             $r->cmd(qw(CONFIG SET maxclients 1));
             $r->cmd(qw(CLIENT KILL TYPE normal));
             $r->cmd(qw(CLIENT KILL TYPE pubsub));
         },
-        end => sub { my ($s, $r) = @_; $r->cmd(qw(CONFIG SET maxclients 10000)) },
+        end => sub {
+            my ($s, $r) = @_;
+            $r->cmd(qw(CONFIG SET maxclients), $r->{clients});
+        },
     },
     keys_clients_killed => {
         on => 'keys', weight => 4, %away,
