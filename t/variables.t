@@ -322,8 +322,13 @@ $up->set(status => undef, control => undef);
 
     $two[0]->contacts('limit=77');
 
-    my ($body) = grep { $redis->cmd('GET', $_) =~ /^query limit=77$/m }
-        $redis->names('convotic:body:*');
+    my $body;
+
+    ok(wait_until(sub { ($body) = grep { $redis->cmd('GET', $_)
+                                         =~ /^query limit=77$/m }
+                                       $redis->names('convotic:body:*') }, 10),
+       'it is stored');
+
     my $envelope = $redis->cmd('GET', $body) =~ s/^fresh \d+$/fresh 1/mr;
 
     $redis->cmd('SET', $body, $envelope, 'PX', 60_000);
