@@ -1504,7 +1504,7 @@ ngx_convotic_fill_error(ngx_http_request_t *r, ngx_convotic_fill_t *fill)
     answer->headers = &fill->headers;
 
     if (fill->status < NGX_HTTP_INTERNAL_SERVER_ERROR && fill->complete) {
-        ngx_convotic_error_adopt(r->pool, answer, &fill->body);
+        (void) ngx_convotic_error_adopt(r->pool, answer, &fill->body);
     }
 
     return NGX_CONVOTIC_COUNT_FILL_ERROR;

@@ -743,10 +743,6 @@ ngx_convotic_flight_waited(ngx_convotic_flights_t *flights,
         ngx_del_timer(&ctx->waiter.timer);
     }
 
-    /* it was not Redis that it waited for */
-
-    ctx->redis_start = ngx_current_msec;
-
     flights->waiting--;
 
     ngx_convotic_zone_gauge(flights->zone, NGX_CONVOTIC_GAUGE_WAITING,

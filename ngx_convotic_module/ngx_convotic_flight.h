@@ -63,10 +63,13 @@ ngx_int_t ngx_convotic_flight_try(ngx_convotic_flights_t *flights,
 ngx_uint_t ngx_convotic_flight_is(ngx_convotic_flight_t *flight,
     const u_char *name);
 
-/* a number of the leader's attempt that no other has, on whatever node */
+/* a random number of the leader's attempt, for its lease */
 uint64_t ngx_convotic_flight_token(ngx_convotic_flight_t *flight);
 
-/* that of the attempt before, if its process died in it; once, else 0 */
+/*
+ * That of the attempt before, if nobody has ended it: its process has died, or
+ * is overdue.  Once, else 0.
+ */
 uint64_t ngx_convotic_flight_abandoned(ngx_convotic_flight_t *flight);
 
 /* how the last attempt ended: _ERROR, _FAILED, or _ENDED for the rest */

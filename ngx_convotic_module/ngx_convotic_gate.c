@@ -257,12 +257,16 @@ ngx_convotic_gate_resume(ngx_convotic_ctx_t *ctx)
 
     ngx_log_debug0(NGX_LOG_DEBUG_HTTP, c->log, 0, "convotic gate resume");
 
-    ctx->redis_time += ngx_current_msec - ctx->redis_start;
+    if (ctx->waiter.woken == NGX_CONVOTIC_WOKEN_NOT) {
+        ctx->redis_time += ngx_current_msec - ctx->redis_start;
+        ctx->state = NGX_CONVOTIC_GATE_CAME;
 
-    /* who has waited for another request begins its check again */
+    } else {
 
-    ctx->state = (ctx->waiter.woken == NGX_CONVOTIC_WOKEN_NOT)
-                 ? NGX_CONVOTIC_GATE_CAME : NGX_CONVOTIC_GATE_CHECKING;
+        /* who has waited for another request begins its check again */
+
+        ctx->state = NGX_CONVOTIC_GATE_CHECKING;
+    }
 
     r->read_event_handler = ngx_http_block_reading;
     r->write_event_handler(r);

@@ -47,7 +47,7 @@ struct ngx_convotic_json_chunk_s {
  */
 
 typedef struct {
-    ngx_uint_t                  exhausted;
+    ngx_uint_t                  exhausted;   /* there was no memory */
     u_char                     *pos;
     u_char                     *end;
     u_char                     *last;    /* the last allocation, or NULL */

@@ -459,8 +459,15 @@ ngx_uint_t
 ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
     ngx_convotic_leases_ask_t *ask, ngx_convotic_leases_told_t *told)
 {
-    ngx_uint_t                    granted, over;
+    ngx_uint_t                    granted, over, late;
     ngx_convotic_leases_entry_t  *lease;
+
+    /*
+     * Of a window that was over before the answer came nothing is left, nor
+     * is anything refused by it: the next one is asked for.
+     */
+
+    late = (ngx_convotic_leases_rest(ask->time + told->rest) == 0);
 
     ngx_convotic_zone_lock(zone);
 
@@ -475,7 +482,7 @@ ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
         lease->debt -= ngx_min(lease->debt, ask->debt);
     }
 
-    over = told->used >= ask->limit
+    over = told->used >= ask->limit && !late
            && (lease->window != told->window || lease->used < ask->limit);
 
     /* two answers may come in another order than they were given */
@@ -485,22 +492,18 @@ ngx_convotic_leases_bank(ngx_convotic_zone_t *zone,
 
     lease->window = told->window;
     lease->deadline = ask->time + told->rest;
-    lease->until = ngx_current_msec + told->rest;
+    lease->until = ngx_current_msec + (late ? 0 : told->rest);
     lease->told = ngx_current_msec;
     lease->epoch = ask->epoch;
     lease->asked = 0;
     lease->retry = 0;
 
-    /*
-     * As much as there is room for, and nothing of a window that was over
-     * before the answer came: it would count in the next one.
-     */
+    /* as much as there is room for */
 
-    granted = ngx_convotic_leases_rest(lease->deadline)
-              ? ngx_min(told->granted,
-                        NGX_CONVOTIC_LEASES_LEFT
-                        - ngx_convotic_leases_left(lease->word))
-              : 0;
+    granted = late ? 0
+                   : ngx_min(told->granted,
+                             NGX_CONVOTIC_LEASES_LEFT
+                             - ngx_convotic_leases_left(lease->word));
 
     /* not behind a first lease: many keys send one request */
 

@@ -592,7 +592,7 @@ ngx_convotic_redis_option(ngx_conf_t *cf, ngx_command_t *cmd,
 
     *timeout = ngx_parse_time(&value, 0);
 
-    if (value.len == 0 || *timeout == (ngx_msec_t) NGX_ERROR
+    if (value.len == 0 || *timeout > NGX_CONVOTIC_TIME_MAX
         || *timeout == 0)
     {
         return ngx_convotic_invalid(cf, cmd, option,
@@ -765,7 +765,7 @@ ngx_convotic_cache_local(ngx_conf_t *cf, ngx_command_t *cmd, void *conf)
 
         mcf->local_valid = ngx_parse_time(&valid, 0);
 
-        if (valid.len && mcf->local_valid != (ngx_msec_t) NGX_ERROR
+        if (valid.len && mcf->local_valid <= NGX_CONVOTIC_TIME_MAX
             && mcf->local_valid > 0)
         {
             return NGX_CONF_OK;

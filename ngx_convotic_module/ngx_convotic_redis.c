@@ -38,10 +38,10 @@
 
 /* commands that the kernel has not taken yet, and the buffer that is kept */
 #define NGX_CONVOTIC_REDIS_OUT_MAX       (64 * 1024 * 1024)
-
-/* of bodies that wait for a connection; more are not worth it */
-#define NGX_CONVOTIC_REDIS_POSTED_MAX    (16 * 1024 * 1024)
 #define NGX_CONVOTIC_REDIS_OUT_KEEP      (256 * 1024)
+
+/* of bodies that wait for a connection, beside the first one */
+#define NGX_CONVOTIC_REDIS_POSTED_MAX    (16 * 1024 * 1024)
 
 /* at least, for a TRACKING connection: nobody's request waits for it */
 #define NGX_CONVOTIC_REDIS_TRACKING_TIMEOUT  1000   /* ms */
@@ -759,8 +759,9 @@ ngx_convotic_redis_queue(ngx_convotic_redis_t *redis,
 
         if (type == NGX_CONVOTIC_REDIS_SLOT_NOBODY) {
 
-            if (redis->posted + slot->command.len
-                > NGX_CONVOTIC_REDIS_POSTED_MAX)
+            if (redis->posted
+                && redis->posted + slot->command.len
+                   > NGX_CONVOTIC_REDIS_POSTED_MAX)
             {
                 ngx_free(slot);
                 return NULL;

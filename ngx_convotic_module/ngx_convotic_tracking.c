@@ -511,12 +511,18 @@ ngx_convotic_tracking_pong_handler(void *data, ngx_convotic_resp_t *reply)
         {
             handed = 1;
 
-            /* last, for who dies before it is succeeded as any other holder */
+            /*
+             * The holder last: as long as it is this worker, its death is
+             * noticed and another one takes over.
+             */
 
             successor = co->successor;
 
             co->leaving = 0;
             co->successor = 0;
+
+            ngx_memory_barrier();
+
             co->holder = successor;
         }
     }

@@ -112,7 +112,15 @@ ngx_convotic_waiters_handler(ngx_event_t *ev)
         ctx->resume(ctx);
     }
 
-    if (!ngx_queue_empty(&waiters->ready) && !ev->posted) {
-        ngx_post_event(ev, &ngx_posted_next_events);
+    if (ngx_queue_empty(&waiters->ready)) {
+        return;
     }
+
+    /* not in this turn, even if one of them has woken others */
+
+    if (ev->posted) {
+        ngx_delete_posted_event(ev);
+    }
+
+    ngx_post_event(ev, &ngx_posted_next_events);
 }

@@ -436,6 +436,7 @@ my @bad_options = (
     [ 'timeout=0', 'timeout=0' ],
     [ 'timeout=', 'timeout=' ],
     [ 'timeout=x', 'timeout=x' ],
+    [ 'timeout=200000000y', 'timeout=200000000y' ],
     [ 'timeout=-1s', 'timeout=-1s' ],
     [ 'connect_timeout=0', 'connect_timeout=0' ],
     [ 'connect_timeout=1x', 'connect_timeout=1x' ],
