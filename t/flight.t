@@ -22,6 +22,8 @@ use constant {
     LARGE   => 200_000,         # bytes of a body
     ROUNDS  => 40,              # of fetches and purges
     WARM    => 10,              # of them, before memory is looked at
+    CROWD   => 150,
+    OUTDATED => 200 * 1024,     # bytes of a body that it finds
     GROWTH  => 3000,            # kB
     BACK    => 20,              # seconds until something has happened, at most
     TRICKLE => 1,               # a second, of those that have waited too long
@@ -426,6 +428,43 @@ for my $order ([ 1, 2 ], [ 2, 1 ]) {
         cmp_ok(kilobytes($worker) - $before, '<', GROWTH,
                "$name: the memory of the worker");
     }
+}
+
+
+# A crowd that finds an outdated body in Redis, each for itself, and waits for the
+# next one, does not keep it.
+
+{
+    my $name = 'a crowd behind a purge';
+    my ($worker) = $alone->workers;
+    my $path = cold(hold => 0);
+    my $old = body() . ' ' x OUTDATED;
+
+    $up->set(how => { body => $old });
+    is($alone->get($path, @acme)->body, $old, "$name: the old one");
+    ok(wait_until(sub { grep { length $redis->cmd('GET', $_) > OUTDATED }
+                        $redis->names('convotic:body:*') }, BACK),
+       "$name: it is stored");
+    purge($alone);
+    $up->set(hold => 'new', how => { body => body() });
+
+    my $before = kilobytes($worker);
+    my @conns = map { $alone->connect } 1 .. CROWD;
+
+    $_->write(Convotic::HTTP::request_text($path, {}, @acme)) for @conns;
+    ok(wait_until(sub { waiting($alone) == CROWD - 1 && $up->count == 2 }, BACK),
+       "$name: all wait for one");
+
+    SKIP: {
+        skip 'a sanitizer keeps what was freed', 1 if $ENV{ASAN_OPTIONS};
+
+        cmp_ok(kilobytes($worker) - $before, '<', CROWD * OUTDATED / 1024 / 2,
+               "$name: the memory of the worker");
+    }
+
+    $up->release('new');
+    is(scalar(grep { $_->read->body eq body() } @conns), CROWD,
+       "$name: all are served the new one");
 }
 
 
