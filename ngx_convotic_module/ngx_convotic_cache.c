@@ -1266,6 +1266,13 @@ ngx_convotic_cache_release(ngx_http_request_t *r, ngx_convotic_ctx_t *ctx)
     mcf = ngx_http_get_module_main_conf(r, ngx_convotic_module);
 
     ngx_convotic_cache_unlock(mcf, &ctx->cache.lock, &ctx->cache.token);
+
+    /*
+     * Next, the zone forgets the token: whoever comes after this process, if
+     * it dies then, could not remove the lease.
+     */
+
+    ngx_convotic_redis_hurry(mcf->bodies);
 }
 
 

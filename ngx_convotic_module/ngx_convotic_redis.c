@@ -389,6 +389,35 @@ ngx_convotic_redis_post(ngx_convotic_redis_t *redis, ngx_uint_t argc,
 
 
 void
+ngx_convotic_redis_hurry(ngx_convotic_redis_t *redis)
+{
+    ssize_t            n;
+    ngx_buf_t         *out;
+    ngx_connection_t  *c;
+
+    c = redis->connection;
+    out = &redis->out;
+
+    if (redis->state != NGX_CONVOTIC_REDIS_READY || !c->write->ready
+        || out->pos == out->last)
+    {
+        return;
+    }
+
+    /* an error is met again, and handled, when the rest is sent */
+
+    n = c->send(c, out->pos, out->last - out->pos);
+
+    if (n > 0) {
+        out->pos += n;
+
+    } else if (n == NGX_AGAIN) {
+        (void) ngx_handle_write_event(c->write, 0);
+    }
+}
+
+
+void
 ngx_convotic_redis_once(ngx_convotic_redis_slot_t *slot)
 {
     slot->attempts++;

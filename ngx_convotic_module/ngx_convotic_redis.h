@@ -109,6 +109,12 @@ ngx_convotic_redis_slot_t *ngx_convotic_redis_send(ngx_convotic_redis_t *redis,
     void *data);
 
 /*
+ * What has been queued is sent with the next turn of the event loop; by this
+ * at once, as much as the kernel takes.  No handler is called.
+ */
+void ngx_convotic_redis_hurry(ngx_convotic_redis_t *redis);
+
+/*
  * Queues a command whose reply nobody waits for; its failure is logged.
  * NGX_ERROR: it was not queued.
  */
