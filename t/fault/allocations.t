@@ -38,6 +38,7 @@ my %UNREACHED = (
         'as many places as there are names are allocated with the array',
     'ngx_convotic_merge_names ngx_array_push' => 'likewise, four',
     'ngx_convotic_method_start ngx_array_push' => 'likewise, one',
+    'ngx_convotic_flight_headers ngx_array_push' => 'likewise, all that are copied',
 );
 
 # What is said of others where memory alone was short.
@@ -200,6 +201,8 @@ my %answer = (
                  body => '{"error":{"code":"NOT_FOUND","message":"Nothing"}}' },
     quoted  => { status => 404, body => '{"error":{"code":"NOT_FOUND",'
                                         . '"message":"No \"such\" \u00fcber"}}' },
+    later   => { status => 404, headers => [ 'Retry-After' => 7 ],
+                 body => '{"error":{"code":"NOT_FOUND","message":"Not yet"}}' },
     long    => { status => 404, body => 'x' x 60_000, chunked => 1 },
     garbage => { body => '{"contacts":[' },
     cut     => { cut => 100 },
@@ -696,7 +699,7 @@ scenario('too many unknown keys', status => 429, prepare => sub {
 # The upstream.
 
 my %status = (error => 500, garbage => 502, cut => 502, absent => 404, quoted => 404,
-              long => 404);
+              later => 404, long => 404);
 my %body = (pieces => $HUNDRED, many => sub { many($_[0]{workspace}) });
 
 for my $kind (sort grep { !/short|slow/ } keys %answer) {
@@ -766,7 +769,7 @@ scenario('three at a time', body => $OWN, act => \&crowd);
 scenario('three that wait', body => $OWN, prepare => sub { new_key('slow') },
          act => \&crowd);
 scenario('three that wait for what fails', status => 404,
-         prepare => sub { new_key('absent') }, act => \&crowd);
+         prepare => sub { new_key('later') }, act => \&crowd);
 scenario('behind another node', body => $OWN, prepare => sub { new_key('slow') },
          act => sub {
     my ($c) = @_;
