@@ -390,8 +390,6 @@ STORES_PLAIN(16)
     type __tsan_atomic##size##_exchange(type *p, type v, int order);          \
     int __tsan_atomic##size##_compare_exchange_strong(type *p, type *old,     \
         type v, int success, int failure);                                    \
-    int __tsan_atomic##size##_compare_exchange_weak(type *p, type *old,       \
-        type v, int success, int failure);                                    \
                                                                               \
     type                                                                      \
     __tsan_atomic##size##_load(type *p, __attribute__((unused)) int order)    \
@@ -425,21 +423,6 @@ STORES_PLAIN(16)
                                                                               \
     int                                                                       \
     __tsan_atomic##size##_compare_exchange_strong(type *p, type *old,         \
-        type v, __attribute__((unused)) int success,                          \
-        __attribute__((unused)) int failure)                                  \
-    {                                                                         \
-        int  swapped;                                                         \
-                                                                              \
-        stores_write(p, stores_caller());                                     \
-        swapped = __atomic_compare_exchange_n(p, old, v, 0, __ATOMIC_SEQ_CST, \
-                                              __ATOMIC_SEQ_CST);              \
-        stores_next();                                                        \
-                                                                              \
-        return swapped;                                                       \
-    }                                                                         \
-                                                                              \
-    int                                                                       \
-    __tsan_atomic##size##_compare_exchange_weak(type *p, type *old,           \
         type v, __attribute__((unused)) int success,                          \
         __attribute__((unused)) int failure)                                  \
     {                                                                         \
